@@ -20,7 +20,7 @@ pub(crate) use claude::{
     cancelled_request, checkpoint, classify, command, compaction_note, compaction_request, config_dir,
     context_request, context_usage, control_response, credentials_file, cut, echo, encode_credentials,
     encode_first_turn, encode_turn, entries_after, handshake, home_cleanup, host_request, import, interrupt,
-    is_judged, is_streamed, last_usage, launch_refusal, mcp_servers, message_edge, messages,
+    is_block_delta, is_judged, is_streamed, last_usage, launch_refusal, mcp_servers, message_edge, messages,
     mirrors_conversation, permission_response, ping, reconnect_server, replace_servers, restore,
     server_statuses, snapshot, steering_message, steering_record, stored_credentials, task, terminal,
     text_delta, tmp_cleanup, tool_calls, tool_edge, tools_response, transcript_end, transcript_gap,

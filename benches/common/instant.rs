@@ -2,7 +2,8 @@
 //!
 //! It speaks for both sides of a comparison. The lines are those of the simulated CLI (`turn.ndjson`), mirrored lines
 //! included where they are asked for. Of a message it reads how many deltas to answer with (`[[deltas:50]]`) and the
-//! milliseconds before each (`[[delay:10]]`). With `[[call]]` it calls a tool of the caller's first. Each line is a write of its own, as the CLI's are.
+//! milliseconds before each (`[[delay:10]]`). With `[[call]]` it calls a tool of the caller's first, after a text of
+//! `[[before:50]]` deltas where the message asks for it. Each line is a write of its own, as the CLI's are.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, Write};
@@ -47,6 +48,7 @@ fn serve(arguments: &[String]) -> std::io::Result<()> {
     let session = session.cloned().unwrap_or_default();
     let mirrors = arguments.iter().any(|flag| flag == "--session-mirror");
     let mut prepared: HashMap<usize, Answer> = HashMap::new();
+    let mut texts: HashMap<usize, Answer> = HashMap::new();
     let mut out = std::io::stdout().lock();
     let mut answer_after_call = None;
     for line in std::io::stdin().lock().lines() {
@@ -56,7 +58,13 @@ fn serve(arguments: &[String]) -> std::io::Result<()> {
             let Some(asked) = answer_after_call.take() else { continue };
             line = asked;
         } else if line.contains("[[call]]") {
-            out.write_all(CALL.as_bytes())?;
+            let before = number_behind(&line, "[[before:").unwrap_or(0);
+            let text = texts.entry(before).or_insert_with(|| Answer::text_alone(&session, before));
+            let (begin, call) = CALL.split_once('\n').unwrap_or((CALL, ""));
+            out.write_all(begin.as_bytes())?;
+            out.write_all(b"\n")?;
+            text.write(&mut out, Duration::ZERO)?;
+            out.write_all(call.as_bytes())?;
             answer_after_call = Some(line);
             continue;
         }
@@ -98,6 +106,18 @@ impl Answer {
                 continue;
             }
             lines.extend(pieces.iter().map(|piece| (line.replace("$PIECE", piece), true)));
+        }
+        Self { lines }
+    }
+
+    /// The lines of a text in a message that goes on after it; none of no text.
+    fn text_alone(session: &str, deltas: usize) -> Self {
+        let mut lines = Self::prepare(session, deltas, false).lines;
+        lines.retain(|(line, _)| {
+            line.contains("\"content_block_") || line.starts_with("{\"type\":\"assistant\"")
+        });
+        if deltas == 0 {
+            lines.clear();
         }
         Self { lines }
     }

@@ -55,9 +55,11 @@ pub(crate) fn responses(user: usize, text: &str) -> Vec<u8> {
     request("/v1/responses", user, &body)
 }
 
-/// The two requests of a tool round trip: the call, and its result with the answer that follows.
-pub(crate) fn round_trip(user: usize, text: &str) -> [Vec<u8>; 2] {
-    let asked = serde_json::json!({ "role": "user", "content": format!("[[call]]{text}") });
+/// The two requests of a tool round trip: the call behind a text of `before` deltas, and its result with the answer that
+/// follows.
+pub(crate) fn round_trip(user: usize, before: usize, text: &str) -> [Vec<u8>; 2] {
+    let asked =
+        serde_json::json!({ "role": "user", "content": format!("[[call]][[before:{before}]]{text}") });
     let called = serde_json::json!({ "role": "assistant", "content": [
         { "type": "tool_use", "id": "toolu_bench", "name": "add", "input": { "a": 1 } }] });
     let given = serde_json::json!({ "role": "user", "content": [

@@ -19,7 +19,8 @@ pub(crate) async fn run(wanted: &[String], is_quick: bool) -> bool {
         rows.extend(w1(rounds).await);
     }
     if on("tools") {
-        rows.push(tools(rounds).await);
+        rows.push(tools("tool round trip, 50 deltas in each answer", 50, rounds).await);
+        rows.push(tools("tool round trip, a call alone first", 0, rounds).await);
     }
     if on("W6") {
         // A round takes two seconds for each side.
@@ -185,14 +186,15 @@ async fn w1(rounds: usize) -> Vec<Row> {
     rows
 }
 
-/// A tool round trip, of two requests and a turn of 50 deltas, against a keepalive turn of 50 deltas.
-async fn tools(rounds: usize) -> Row {
+/// A tool round trip against a keepalive turn of 50 deltas: two requests, the second with an answer of 50 deltas, the first
+/// with a text of `before` deltas and the call.
+async fn tools(name: &str, before: usize, rounds: usize) -> Row {
     const TURNS: usize = 200;
     const TEXT: &str = "[[deltas:50]]";
     let server = Server::ours("[http]\nrequests_per_minute = 0").await;
     let (mut plain, mut calling) =
         (Client::connect(server.address).await, Client::connect(server.address).await);
-    let (turn, [call, result]) = (keepalive(0, TEXT), round_trip(1, TEXT));
+    let (turn, [call, result]) = (keepalive(0, TEXT), round_trip(1, before, TEXT));
     let (mut ratios, mut each) = (Vec::new(), Vec::new());
     // The first round starts the children.
     for round in 0..=rounds {
@@ -214,7 +216,7 @@ async fn tools(rounds: usize) -> Row {
     let [ours, floor] =
         [|pair: &(f64, f64)| pair.0, |pair: &(f64, f64)| pair.1].map(|side| median(each.iter().map(side)));
     row(
-        "tool round trip: CPU per event / that of a keepalive turn",
+        format!("{name}: CPU per event / keepalive turn's"),
         median(ratios),
         1.5,
         1.25,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use self::client::{Client, keepalive, messages};
+use self::client::{Client, keepalive, messages, responses, round_trip};
 use crate::{callgrind, collected, instant};
 
 #[allow(dead_code, reason = "another bench needs the rest")]
@@ -18,6 +18,10 @@ mod client;
 pub(crate) enum Dialect {
     Keepalive,
     Anthropic,
+    /// The Responses API, with responses that are stored.
+    Responses,
+    /// A round trip of a caller's tool: two requests in the Anthropic dialect, the deltas in the second answer.
+    Tools,
 }
 
 /// The configuration, but for the child. A measurement of memory would be in one run and not in the other.
@@ -50,27 +54,33 @@ pub(crate) fn count(dialect: Dialect, turns: usize, deltas: usize) -> u64 {
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.split_once("http=http://").unwrap().1.split(' ').next().unwrap().parse().unwrap();
     let text = format!("[[deltas:{deltas}]]");
-    let request = match dialect {
-        Dialect::Keepalive => keepalive(0, &text),
-        Dialect::Anthropic => messages(0, &text),
+    let requests = match dialect {
+        Dialect::Keepalive => vec![keepalive(0, &text)],
+        Dialect::Anthropic => vec![messages(0, &text)],
+        Dialect::Responses => vec![responses(0, &text)],
+        Dialect::Tools => round_trip(0, 0, &text).to_vec(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut client = Client::connect(address).await;
-        for _ in 0..UNCOUNTED {
-            client.turn(&request).await;
-        }
+        take_turns(&mut client, &requests, UNCOUNTED).await;
         tokio::time::sleep(SETTLES_WITHIN).await;
         let zero =
             Command::new("callgrind_control").args(["--zero", &server.id().to_string()]).output().unwrap();
         assert!(zero.status.success(), "{zero:?}");
-        for _ in 0..turns {
-            client.turn(&request).await;
-        }
+        take_turns(&mut client, &requests, turns).await;
     });
     kill_process(Pid::from_raw(server.id().cast_signed()).unwrap(), Signal::TERM).unwrap();
     let ended = server.wait().unwrap();
     let said = std::fs::read_to_string(&said).unwrap();
     assert!(ended.success(), "{said}");
     collected(&said)
+}
+
+async fn take_turns(client: &mut Client, requests: &[Vec<u8>], turns: usize) {
+    for _ in 0..turns {
+        for request in requests {
+            client.turn(request).await;
+        }
+    }
 }

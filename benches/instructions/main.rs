@@ -55,12 +55,14 @@ type Bounds = Option<(u64, u64)>;
 ///
 /// Runs differ a little, because the reader meets more or fewer lines at once. The bounds are 15 % above what was
 /// measured of a released build, and 10 % of the other.
-const CASES: [(&str, Case, Bounds, Bounds); 5] = [
+const CASES: [(&str, Case, Bounds, Bounds); 7] = [
     ("floor", Case::Floor, None, None),
     ("off", Case::Library(JournalMode::Off), Some((115_000, 590)), Some((1_030_000, 5_500))),
     ("written", Case::Library(JournalMode::Written), Some((126_000, 590)), Some((1_180_000, 5_700))),
     ("keepalive", Case::Http(http::Dialect::Keepalive), Some((268_000, 950)), Some((2_270_000, 11_300))),
     ("anthropic", Case::Http(http::Dialect::Anthropic), Some((385_000, 1_740)), Some((4_620_000, 50_500))),
+    ("responses", Case::Http(http::Dialect::Responses), None, None),
+    ("tools", Case::Http(http::Dialect::Tools), None, None),
 ];
 
 fn main() {

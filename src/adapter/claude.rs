@@ -17,7 +17,7 @@ pub(crate) use broker::{
 pub(crate) use caller_tools::{
     CALLER_SERVER, CONTINUATION, as_called, call_response, message_edge, tool_calls, tools_response,
 };
-pub(crate) use classify::{classify, is_streamed, mirrors_conversation};
+pub(crate) use classify::{classify, is_block_delta, is_streamed, mirrors_conversation};
 pub(crate) use compaction::{compaction_note, compaction_request};
 pub(crate) use context::{context_request, context_usage};
 pub(crate) use control::{handshake, interrupt, mcp_servers, ping, unsupported_response};

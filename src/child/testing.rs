@@ -34,7 +34,8 @@ pub(crate) mod line {
     pub(crate) const GREETING: &str =
         r#"{"type":"control_response","response":{"subtype":"success","request_id":"handshake"}}"#;
     pub(crate) const INIT: &str = r#"{"type":"system","subtype":"init","model":"claude-opus-4-8"}"#;
-    pub(crate) const DELTA: &str = r#"{"type":"stream_event","event":{}}"#;
+    pub(crate) const DELTA: &str =
+        r#"{"type":"stream_event","event":{"type":"content_block_delta","index":0}}"#;
     pub(crate) const RESULT: &str =
         r#"{"type":"result","subtype":"success","is_error":false,"result":"hi","total_cost_usd":0.5}"#;
     /// The end of a turn of the CLI's own.

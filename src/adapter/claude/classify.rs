@@ -14,6 +14,7 @@ use crate::adapter::{LineKind, Notice};
 
 /// Beginning of most lines of a turn.
 const STREAM_EVENT: &[u8] = br#"{"type":"stream_event","#;
+const BLOCK_DELTA: &[u8] = br#"{"type":"stream_event","event":{"type":"content_block_delta","#;
 
 const MINOR: LineKind = LineKind::Message { substantial: false, checkpoint: false };
 const SUBSTANTIAL: LineKind = LineKind::Message { substantial: true, checkpoint: false };
@@ -21,6 +22,11 @@ const SUBSTANTIAL: LineKind = LineKind::Message { substantial: true, checkpoint:
 /// Whether this is the most frequent kind of line, of a model's answer: [`classify`] without a look at anything else.
 pub(crate) fn is_streamed(line: &[u8]) -> bool {
     line.starts_with(STREAM_EVENT) && line.ends_with(b"}")
+}
+
+/// Whether this is a piece of a block of the model's answer, in the usual order of fields: no message begins or ends with it.
+pub(crate) fn is_block_delta(line: &[u8]) -> bool {
+    line.starts_with(BLOCK_DELTA) && line.ends_with(b"}")
 }
 
 pub(crate) fn classify(line: &[u8]) -> LineKind {

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::Connection;
 use super::pipes::Read;
 use super::protocol::Fate;
-use crate::adapter;
 use crate::child::framing::Framed;
 use crate::model::ids::TurnId;
 use crate::telemetry::metrics::ProtocolError;
@@ -89,10 +88,10 @@ impl Connection {
     fn take_lines(&mut self, now: Instant) {
         let limit = self.context.config.session.line_limit;
         self.protocol.on_output(now);
-        let mut is_streaming = self.protocol.is_streaming();
+        let mut passed_on = self.protocol.passed_on();
         while let Some(framed) = self.pipes.framer.next_line() {
             // Most lines: nothing follows from them but that the reader gets them.
-            if is_streaming && matches!(framed, Framed::Line(line) if adapter::is_streamed(line)) {
+            if matches!(framed, Framed::Line(line) if passed_on.has(line)) {
                 self.pipes.framer.keep();
                 continue;
             }
@@ -108,7 +107,7 @@ impl Connection {
                 Framed::TooLong { .. } => self.protocol.on_oversized_line(now),
             }
             self.carry_out_all(now);
-            is_streaming = self.protocol.is_streaming();
+            passed_on = self.protocol.passed_on();
         }
         self.pipes.settle_read(self.protocol.running.is_some());
     }

@@ -25,6 +25,25 @@ pub(in crate::child::connection) enum Fate {
     Drop,
 }
 
+/// Lines that need no judgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::child::connection) enum PassedOn {
+    Nothing,
+    /// Pieces of the blocks of the model's answer.
+    Deltas,
+    /// All lines of the model's answer.
+    Answer,
+}
+
+impl PassedOn {
+    pub(in crate::child::connection) fn has(self, line: &[u8]) -> bool {
+        // The most frequent case comes first, and is one comparison.
+        self != Self::Nothing
+            && adapter::is_streamed(line)
+            && (self == Self::Answer || adapter::is_block_delta(line))
+    }
+}
+
 impl Protocol {
     pub(in crate::child::connection) fn on_output(&mut self, now: Instant) {
         self.hears(now);
@@ -33,13 +52,19 @@ impl Protocol {
         }
     }
 
-    /// Whether a line of the model's answer ([`adapter::is_streamed`]) is for the reader and has no other effect: the turn
-    /// has brought output before. [`Protocol::on_line`] comes to the same.
-    pub(in crate::child::connection) fn is_streaming(&self) -> bool {
+    /// The lines that are for the reader and have no other effect, because the turn has brought output before.
+    /// [`Protocol::on_line`] comes to the same.
+    pub(in crate::child::connection) fn passed_on(&self) -> PassedOn {
         let running = self.running.as_ref();
         let is_read = running.is_some_and(|it| it.produced && it.job.sender.is_some() && !it.is_withheld());
-        // The end of a message with calls is one of these lines.
-        is_read && !self.calls.are_possible()
+        match is_read {
+            false => PassedOn::Nothing,
+            true if !self.calls.are_possible() => PassedOn::Answer,
+            // The end of a message with calls is a line of the answer.
+            true if !self.calls.are_open() => PassedOn::Deltas,
+            // The message of an open call counts as complete when it is silent: each of its lines is heard.
+            true => PassedOn::Nothing,
+        }
     }
 
     /// Takes in one line, without its line end.

@@ -1,29 +1,34 @@
 //! Turns in which the model calls the caller's tools.
 
+use super::super::lines::PassedOn;
 use super::*;
 use crate::model::{CallerTool, ToolResult};
 
-const BEGIN: &str =
+pub(super) const BEGIN: &str =
     r#"{"type":"stream_event","event":{"type":"message_start","message":{}},"parent_tool_use_id":null}"#;
-const END: &str = r#"{"type":"stream_event","event":{"type":"message_delta","usage":{"output_tokens":7}},"parent_tool_use_id":null}"#;
+pub(super) const END: &str = r#"{"type":"stream_event","event":{"type":"message_delta","usage":{"output_tokens":7}},"parent_tool_use_id":null}"#;
 const LIST: &str = r#"{"type":"control_request","request_id":"l","request":{"subtype":"mcp_message","server_name":"caller","message":{"method":"tools/list","jsonrpc":"2.0","id":1}}}"#;
 
-fn asked(id: &str) -> String {
+pub(super) fn asked(id: &str) -> String {
     format!(
         r#"{{"type":"control_request","request_id":"r-{id}","request":{{"subtype":"mcp_message","server_name":"caller","message":{{"method":"tools/call","params":{{"name":"add","_meta":{{"claudecode/toolUseId":"{id}"}}}},"jsonrpc":"2.0","id":2}}}}}}"#
     )
 }
 
-fn made(id: &str) -> String {
+pub(super) fn made(id: &str) -> String {
     format!(
         r#"{{"type":"assistant","message":{{"content":[{{"type":"tool_use","id":"{id}","name":"mcp__caller__add","input":{{}}}}]}},"parent_tool_use_id":null,"uuid":"u-{id}"}}"#
     )
 }
 
-fn with_tools() -> Bench {
+/// How a child with a caller's tool is launched.
+pub(super) fn launch() -> LaunchSettings {
     let tool = CallerTool::new("add", None, serde_json::Map::new()).unwrap();
-    let settings = LaunchSettings { caller_tools: [tool].into(), ..LaunchSettings::default() };
-    let mut bench = Bench::opening(config(), &settings);
+    LaunchSettings { caller_tools: [tool].into(), ..LaunchSettings::default() }
+}
+
+fn with_tools() -> Bench {
+    let mut bench = Bench::opening(config(), &launch());
     assert_eq!(bench.drain(), ["write initialize"]);
     assert_eq!(bench.line(LIST), ["write success"], "also before the child is ready");
     assert_eq!(bench.line(line::GREETING), ["emit greeted", "emit ready"]);
@@ -120,6 +125,19 @@ fn stop_interrupts_first() {
     deaf.act(Protocol::stop);
     let time = deaf.protocol.config.session.stop_interrupt;
     assert_eq!(deaf.after(time), ["close input"]);
+}
+
+#[test]
+fn deltas_need_no_judgement_unless_a_call_is_open() {
+    let mut bench = with_tools();
+    bench.turn(1);
+    assert_eq!(bench.protocol.passed_on(), PassedOn::Nothing, "the first output is measured");
+    bench.line(BEGIN);
+    let passed_on = bench.protocol.passed_on();
+    assert!(passed_on.has(line::DELTA.as_bytes()));
+    assert!(![BEGIN, END, &made("a"), &asked("a")].iter().any(|line| passed_on.has(line.as_bytes())));
+    bench.line(&asked("a"));
+    assert_eq!(bench.protocol.passed_on(), PassedOn::Nothing, "each line of an open call is heard");
 }
 
 #[test]

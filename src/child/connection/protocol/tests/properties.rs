@@ -1,5 +1,6 @@
 //! Properties over any sequence of lines, orders and times.
 
+use super::calls::{BEGIN, END, asked, launch, made};
 use super::*;
 
 /// Something that happens to a protocol.
@@ -29,6 +30,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just(line::task_started("t")),
         Just(line::task_ended("t")),
         Just(echo("m")),
+        Just(BEGIN.to_owned()),
+        Just(END.to_owned()),
+        Just(made("a")),
+        Just(asked("a")),
         Just("no JSON".to_owned()),
     ];
     let step = prop_oneof![
@@ -46,10 +51,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn any_sequence_ends_each_turn_once(steps in steps(), is_shared: bool) {
+    fn any_sequence_ends_each_turn_once(steps in steps(), is_shared: bool, has_tools: bool) {
         let mut config = config();
         config.cli.background_tasks = is_shared;
-        let mut bench = Bench::opening(config, &LaunchSettings::default());
+        let mut bench = Bench::opening(config, &if has_tools { launch() } else { LaunchSettings::default() });
         let (mut given, mut ended, mut stopped, mut last) = (0, Vec::new(), false, None);
         for step in steps {
             // As its session does: one turn at a time, and none before the child is ready.
@@ -57,7 +62,7 @@ proptest! {
             match step {
                 Step::Line(line) => {
                     let had_reader = bench.protocol.has_reader();
-                    let is_passed_on = bench.protocol.is_streaming() && adapter::is_streamed(line.as_bytes());
+                    let is_passed_on = bench.protocol.passed_on().has(line.as_bytes());
                     bench.protocol.on_output(bench.now);
                     let fate = bench.protocol.on_line(line.as_bytes(), bench.now);
                     prop_assert!(fate == Fate::Drop || had_reader, "a line without a reader is kept: {line}");
