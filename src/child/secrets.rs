@@ -1,4 +1,4 @@
-//! Redaction of secrets in a child's standard error. Pure.
+//! Redaction of secrets in a child's standard error.
 //!
 //! A failing program often prints its arguments and environment, and clients and operators see its standard error. Secret
 //! values are redacted there: as they are, in hexadecimal, in base64, with percent escapes as in URLs, and with backslash
@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -24,8 +24,15 @@ const BLACK: &str = "[redacted]";
 /// Length from which a segment of a URL path counts as a secret: some services have keys there.
 const KEY_IN_PATH: usize = 16;
 
+/// Most secrets that a child learns while it runs; the oldest make room. Those of its start always stay.
+const MOST_LEARNED: usize = 1024;
+
+/// The secrets of a child. Clones share what is learned later.
 #[derive(Clone, Default)]
-pub(crate) struct Secrets(Arc<Vec<Forms>>);
+pub(crate) struct Secrets {
+    of_start: Arc<[Forms]>,
+    learned: Arc<Mutex<Vec<Forms>>>,
+}
 
 #[derive(Clone)]
 struct Forms {
@@ -38,7 +45,7 @@ struct Forms {
 
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Secrets({})", self.0.len())
+        write!(f, "Secrets({})", self.of_start.len())
     }
 }
 
@@ -55,38 +62,33 @@ impl Secrets {
             SECRET_NAMES.iter().any(|part| name.contains(part))
         };
         let of_variables = variables.filter(|(name, _)| is_secret(name)).map(|(_, value)| value.clone());
-        let tables = servers.values().flat_map(|server| [server.get("env"), server.get("headers")]).flatten();
-        let of_servers = tables.filter_map(Value::as_object).flat_map(|table| table.values());
-        // A header may be printed without its scheme.
-        let of_servers = of_servers.filter_map(Value::as_str);
-        let of_servers = of_servers.flat_map(|value| [Some(value), value.strip_prefix("Bearer ")]).flatten();
-        let of_servers = of_servers.map(str::to_owned);
-        let in_text =
-            |key: &'static str| servers.values().filter_map(move |server| server.get(key)?.as_str());
-        let urls = in_text("url").flat_map(of_url).map(str::to_owned);
-        let args = servers.values().filter_map(|server| server.get("args")?.as_array()).flatten();
-        let args = args.filter_map(Value::as_str).flat_map(of_argument).map(str::to_owned);
-        let whole = of_variables.chain(of_servers).chain(urls).chain(args).chain(tokens.iter().cloned());
-        // A text of many lines may be printed line by line.
-        let parts = whole.flat_map(|value| {
-            let lines: Vec<String> = value.lines().map(str::to_owned).collect();
-            std::iter::once(value).chain(lines)
-        });
-        let mut values: Vec<String> = parts.filter(|value| value.len() >= SHORTEST).collect();
-        values.sort();
-        values.dedup();
-        Self(Arc::new(values.into_iter().map(Forms::of).collect()))
+        let whole = of_variables.chain(of_servers(servers)).chain(tokens.iter().cloned());
+        Self { of_start: forms(whole).into(), learned: Arc::default() }
     }
 
     /// These secrets and one more.
     pub(crate) fn and(&self, secret: &str) -> Self {
-        Self(Arc::new(self.0.iter().cloned().chain([Forms::of(secret.to_owned())]).collect()))
+        let of_start = self.of_start.iter().cloned().chain([Forms::of(secret.to_owned())]).collect();
+        Self { of_start, learned: Arc::clone(&self.learned) }
+    }
+
+    /// Adds the secrets of servers that a running child is given.
+    pub(crate) fn learn(&self, servers: &Map<String, Value>) {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = forms(of_servers(servers));
+        learned.retain(|known| new.iter().all(|new| new.plain != known.plain));
+        learned.extend(new);
+        let excess = learned.len().saturating_sub(MOST_LEARNED);
+        learned.drain(..excess);
     }
 
     pub(super) fn redact(&self, text: &str) -> String {
         let lower = text.to_ascii_lowercase();
         let decoded = [Decoded::of(text, percent), Decoded::of(text, backslash)];
-        let mut spans: Vec<_> = self.0.iter().flat_map(|forms| forms.spans(text, &lower, &decoded)).collect();
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.of_start.iter().chain(&*learned);
+        let mut spans: Vec<_> = all.flat_map(|forms| forms.spans(text, &lower, &decoded)).collect();
+        drop(learned);
         spans.sort_by_key(|span| span.start);
         let (mut shown, mut at) = (String::new(), 0);
         for span in spans {
@@ -99,6 +101,34 @@ impl Secrets {
         }
         shown + text.get(at..).unwrap_or_default()
     }
+}
+
+/// The secrets in definitions of MCP servers.
+fn of_servers(servers: &Map<String, Value>) -> impl Iterator<Item = String> {
+    let tables = servers.values().flat_map(|server| [server.get("env"), server.get("headers")]).flatten();
+    let of_tables = tables.filter_map(Value::as_object).flat_map(|table| table.values());
+    // A header may be printed without its scheme.
+    let of_tables = of_tables.filter_map(Value::as_str);
+    let of_tables = of_tables.flat_map(|value| [Some(value), value.strip_prefix("Bearer ")]).flatten();
+    let of_tables = of_tables.map(str::to_owned);
+    let in_text = |key: &'static str| servers.values().filter_map(move |server| server.get(key)?.as_str());
+    let urls = in_text("url").flat_map(of_url).map(str::to_owned);
+    let args = servers.values().filter_map(|server| server.get("args")?.as_array()).flatten();
+    let args = args.filter_map(Value::as_str).flat_map(of_argument).map(str::to_owned);
+    of_tables.chain(urls).chain(args)
+}
+
+/// The forms of these values, each once.
+fn forms(whole: impl Iterator<Item = String>) -> Vec<Forms> {
+    // A text of many lines may be printed line by line.
+    let parts = whole.flat_map(|value| {
+        let lines: Vec<String> = value.lines().map(str::to_owned).collect();
+        std::iter::once(value).chain(lines)
+    });
+    let mut values: Vec<String> = parts.filter(|value| value.len() >= SHORTEST).collect();
+    values.sort();
+    values.dedup();
+    values.into_iter().map(Forms::of).collect()
 }
 
 impl Forms {
@@ -260,6 +290,24 @@ mod tests {
             .redact("eu-west-1 on s3cret+1 s3cret+1 and more, in the env, Bearer of it all, of it all serve");
         assert_eq!(text, "eu-west-1 on [redacted] [redacted], [redacted], [redacted], [redacted] serve");
         assert!(!format!("{secrets:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn learned_secrets_are_blacked_out_in_all_clones() {
+        let of_start = secrets("s3cret-of-the-start");
+        let clone = of_start.clone();
+        let servers = |value: &str| serde_json::json!({ "m": { "env": { "TOKEN": value } } });
+        clone.learn(servers("s3cret-of-later").as_object().unwrap());
+        assert_eq!(
+            of_start.redact("s3cret-of-the-start s3cret-of-later"),
+            format!("{BLACK} {BLACK}"),
+            "the child's tail has a clone of its own"
+        );
+        for number in 0..2 * MOST_LEARNED {
+            clone.learn(servers(&format!("s3cret-{number:05}")).as_object().unwrap());
+        }
+        assert_eq!(clone.learned.lock().unwrap().len(), MOST_LEARNED);
+        assert_eq!(clone.redact("s3cret-00000 s3cret-of-the-start"), format!("s3cret-00000 {BLACK}"));
     }
 
     #[test]

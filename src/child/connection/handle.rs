@@ -73,6 +73,10 @@ impl ConnectionHandle {
 
     /// Asks the CLI about its MCP servers, or replaces them. Returns whether it was asked.
     pub(crate) fn ask_servers(&self, ask: AskServers) -> bool {
+        if let AskServers::Replace { servers, .. } = &ask {
+            // Before the child has them: it may print them at once.
+            self.with(|connection| connection.context.secrets.learn(servers));
+        }
         self.order(|protocol, now| protocol.ask_servers(ask, now)).unwrap_or(false)
     }
 
