@@ -40,7 +40,7 @@ use tools::Offer;
 pub(super) use collected::Collected;
 pub(super) use expected::{Expected, Schema};
 pub(super) use fields::{Ignored, judge};
-pub(super) use mcp::{FIELD as MCP_FIELD, RequestedServers};
+pub(super) use mcp::{FIELD as MCP_FIELD, RequestedServers, check_length};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Dialect {

@@ -16,7 +16,7 @@ use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
 use crate::server::api::sessions::{SessionName, existing};
 use crate::server::app::App;
-use crate::server::dialect::RequestedServers;
+use crate::server::dialect::{RequestedServers, check_length};
 use crate::server::turns::mcp::choose;
 use crate::system::Session;
 
@@ -53,9 +53,6 @@ fn view(server: &McpServerStatus) -> Value {
     json!({ "name": server.name, "status": server.status, "error": server.error, "tools": server.tools })
 }
 
-/// Longest definition: a session keeps those of all its servers in memory, and writes them with each change.
-const MAX_DEFINITION: usize = 16 << 10;
-
 /// Adds a configured server by its name, or a definition, by the rules of a turn.
 async fn add(
     State(app): State<Arc<App>>,
@@ -81,10 +78,7 @@ async fn add(
 }
 
 fn requested(name: &str, body: &[u8]) -> Result<RequestedServers, ApiError> {
-    if body.len() > MAX_DEFINITION {
-        let message = format!("a definition of an MCP server has at most {MAX_DEFINITION} bytes");
-        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "mcp_server_too_large", message));
-    }
+    check_length(body.len())?;
     let definition: Map<String, Value> = match body {
         [] => Map::new(),
         body => serde_json::from_slice(body)

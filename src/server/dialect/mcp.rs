@@ -18,6 +18,9 @@ pub(crate) const FIELD: &str = "mcp_servers";
 /// Maximum servers per session: each is a process or connection of the child.
 const MAX_SERVERS: usize = 64;
 
+/// Longest definition as JSON, in bytes: a session keeps those of all its servers in memory and in its record.
+const MAX_DEFINITION: usize = 16 << 10;
+
 /// The field `mcp_servers` of a body, not validated yet.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct RequestedServers {
@@ -126,12 +129,22 @@ impl RequestedServers {
                 return Err(ApiError::field(at, problem));
             }
             let definition = one(server, &at, mcp)?;
+            check_length(definition.to_string().len())?;
             if all.insert(name, definition).is_some() {
                 return Err(ApiError::field(at, "has the name of another server"));
             }
         }
         Ok(all)
     }
+}
+
+/// Refuses a definition of this length in bytes if it is too long.
+pub(crate) fn check_length(length: usize) -> Result<(), ApiError> {
+    if length <= MAX_DEFINITION {
+        return Ok(());
+    }
+    let message = format!("a definition of an MCP server has at most {MAX_DEFINITION} bytes");
+    Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "mcp_server_too_large", message))
 }
 
 /// The definition in the CLI's own form; `at` is its position in the body.

@@ -45,6 +45,14 @@ fn list_of_names_defines_nothing() {
 }
 
 #[test]
+fn long_definition_is_refused() {
+    let with = |length: usize| json!({ "a": { "command": "y", "args": ["x".repeat(length)] } });
+    assert!(definitions(with(MAX_DEFINITION / 2)).is_ok());
+    let error = definitions(with(MAX_DEFINITION)).unwrap_err();
+    assert!(error.contains("mcp_server_too_large"), "{error}");
+}
+
+#[test]
 fn invalid_definitions_are_named() {
     let cases = [
         (json!({ "a": {} }), "mcp_servers.a: has neither"),
