@@ -58,6 +58,25 @@ enum Behavior {
     Deny,
 }
 
+impl AnswerBody {
+    /// Refuses a field that the chosen answer has no use for: it would be lost without a word.
+    fn check_fields(&self) -> Result<(), ApiError> {
+        let is_allow = matches!(self.behavior, Some(Behavior::Allow));
+        let is_deny = matches!(self.behavior, Some(Behavior::Deny));
+        let is_accept = matches!(self.action, Some(Action::Accept));
+        let given = [
+            ("answers", self.answers.is_some(), is_allow, "\"allow\""),
+            ("updated_input", self.updated_input.is_some(), is_allow, "\"allow\""),
+            ("message", self.message.is_some(), is_deny, "\"deny\""),
+            ("content", self.content.is_some(), is_accept, "\"accept\""),
+        ];
+        let unfit = given.into_iter().find(|(_, is_given, fits, _)| *is_given && !fits);
+        unfit.map_or(Ok(()), |(field, .., answer)| {
+            Err(ApiError::field(field, format_args!("is for the answer {answer} alone")))
+        })
+    }
+}
+
 /// For a question of an MCP server, in its protocol's words.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -135,6 +154,7 @@ pub(crate) async fn answer(
 /// Parses an answer; an error names the field.
 fn decision(body: &[u8]) -> Result<Decision, ApiError> {
     let answer: AnswerBody = parsed(body)?;
+    answer.check_fields()?;
     Ok(match (answer.behavior, answer.action) {
         (Some(Behavior::Allow), None) => match (answer.answers, answer.updated_input) {
             (Some(_), Some(_)) => {
@@ -222,6 +242,12 @@ mod tests {
             (r#"{"behavior":"allow","updated_input":[1]}"#, "updated_input"),
             (r#"{"behavior":"allow"} {}"#, "trailing"),
             (r#"{"behavior":"allow","action":"accept"}"#, "action"),
+            (r#"{"behavior":"deny","answers":{}}"#, "answers"),
+            (r#"{"behavior":"deny","updated_input":{}}"#, "updated_input"),
+            (r#"{"behavior":"allow","message":"yes"}"#, "message"),
+            (r#"{"action":"decline","content":{}}"#, "content"),
+            (r#"{"action":"accept","answers":{}}"#, "answers"),
+            (r#"{"behavior":"allow","content":{}}"#, "content"),
             (r#"{"behavior":"allow","answers":{},"updated_input":{}}"#, "answers"),
             (r#"{"behavior":"allow","answers":["Red"]}"#, "answers"),
             (r#"{"action":"perhaps"}"#, "action"),
