@@ -213,7 +213,7 @@ impl Server {
         // Probes, refusals of new turns and ends of running turns are still served meanwhile.
         self.pilot().shutdown(grace).await;
         // All turns have ended: their ends are reported.
-        self.app.async_turns.settle().await;
+        tokio::join!(self.app.async_turns.settle(), self.app.replays.settle());
         self.webhooks.finish().await;
         self.closing.gracefully.cancel();
         self.tasks.close();

@@ -41,7 +41,7 @@ pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Maximum requests that wait for one turn at a time. Others are answered at once.
 const MAX_WAITING: usize = 4;
 /// Time to read the rest of all answers when the service stops.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Interval of the sweep: an answer may stay in memory for that longer.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 

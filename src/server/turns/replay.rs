@@ -18,9 +18,10 @@ use axum::response::{IntoResponse, Response};
 use dashmap::DashMap;
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::asynchronous::SETTLE_TIMEOUT;
 use super::body::TurnBody;
 use super::control::TurnControl;
 use super::pending::event_stream;
@@ -56,6 +57,8 @@ pub(crate) struct Replays {
     held: Arc<AtomicUsize>,
     heartbeat: Duration,
     tasks: TaskTracker,
+    /// Turns whose ends are not reported yet; a task of `tasks` outlives its turn.
+    unreported: TaskTracker,
     closing: Closing,
     webhooks: Webhooks,
 }
@@ -68,7 +71,23 @@ impl Replays {
         closing: Closing,
         webhooks: Webhooks,
     ) -> Self {
-        Self { kept: Arc::default(), capacity, held: Arc::default(), heartbeat, tasks, closing, webhooks }
+        let unreported = TaskTracker::new();
+        Self {
+            kept: Arc::default(),
+            capacity,
+            held: Arc::default(),
+            heartbeat,
+            tasks,
+            unreported,
+            closing,
+            webhooks,
+        }
+    }
+
+    /// Waits until the ends of all turns are reported, at most for a time. They have ended in their sessions.
+    pub(crate) async fn settle(&self) {
+        self.unreported.close();
+        timeout(SETTLE_TIMEOUT, self.unreported.wait()).await.ok();
     }
 
     /// Whether ends of turns are reported that nobody is attached to.
@@ -178,12 +197,13 @@ impl Replays {
     ) {
         let (key, kept, closing) =
             ((user.clone(), session.to_owned()), self.kept.clone(), self.closing.clone());
-        let ring = Ends(ring);
+        let (ring, unreported) = (Ends(ring), self.unreported.token());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = filling => {}
                 () = closing.now.cancelled() => {}
             }
+            drop(unreported);
             let is_room = kept.len() <= MOST_KEPT && ring.0.all_held() <= MOST_BYTES;
             // From here on the list owns the events: a later turn may drop them.
             let ended = Arc::downgrade(&ring.0);

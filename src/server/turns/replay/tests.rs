@@ -1,5 +1,7 @@
 //! Detached turns: retention and reattachment.
 
+use std::task::Poll;
+
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -55,6 +57,26 @@ async fn queued_turn_does_not_hide_the_running_one() {
     assert!(replays.kept.is_empty());
     assert_eq!(attach(None).err().unwrap().status(), StatusCode::NOT_FOUND);
     assert_eq!(replays.held.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_waits_for_ends_that_are_not_reported() {
+    let (replays, alice) = (Arc::new(replays()), UserId::new("alice").unwrap());
+    let (ring, attached) = replays.keep(&alice, "s", ErrorForm::Own);
+    let (end, ended) = oneshot::channel::<()>();
+    replays.run(&alice, "s", ring, async move { drop(ended.await) });
+    drop(attached);
+    let mut settled = std::pin::pin!(replays.settle());
+    let first = poll_fn(|context| Poll::Ready(settled.as_mut().poll(context))).await;
+    assert!(first.is_pending(), "the turn's end is not reported");
+    drop(end);
+    let begun = tokio::time::Instant::now();
+    settled.await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    // One that never ends holds up no stop.
+    let (ring, _attached) = replays.keep(&alice, "s", ErrorForm::Own);
+    replays.run(&alice, "s", ring, std::future::pending());
+    replays.settle().await;
 }
 
 #[tokio::test(start_paused = true)]
