@@ -54,6 +54,8 @@ async fn sessions_are_listed_shown_and_stopped() {
     );
     let none = json(&at(&site, &["sessions", "--state", "busy", "--json"]).await);
     assert_eq!(none["sessions"], Value::Array(Vec::new()));
+    let (code, _, error) = at(&site, &["sessions", "--state", "nosuch"]).await;
+    assert!(code == Some(2) && error.contains("dormant") && error.contains("failed"), "{code:?}: {error}");
 
     let (_, shown, _) = at(&site, &["session", "--user", "bob"]).await;
     assert!(shown.contains("state          idle") && shown.contains("turns          2"), "{shown}");

@@ -16,10 +16,13 @@ mod tail;
 
 use server::{Problem, Server, ServerOptions};
 
+/// The names of `SessionState`.
+const STATES: [&str; 7] = ["dormant", "starting", "idle", "busy", "stopping", "backoff", "failed"];
+
 #[derive(Args)]
 pub(crate) struct SessionsOptions {
-    /// Only sessions in this state: idle, busy, failed, …
-    #[arg(long)]
+    /// Only sessions in this state
+    #[arg(long, value_parser = STATES)]
     state: Option<String>,
     /// Only sessions of this user
     #[arg(long, value_name = "ID")]
