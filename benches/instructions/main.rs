@@ -61,8 +61,8 @@ const CASES: [(&str, Case, Bounds, Bounds); 7] = [
     ("written", Case::Library(JournalMode::Written), Some((126_000, 590)), Some((1_180_000, 5_700))),
     ("keepalive", Case::Http(http::Dialect::Keepalive), Some((268_000, 950)), Some((2_270_000, 11_300))),
     ("anthropic", Case::Http(http::Dialect::Anthropic), Some((385_000, 1_740)), Some((4_620_000, 50_500))),
-    ("responses", Case::Http(http::Dialect::Responses), None, None),
-    ("tools", Case::Http(http::Dialect::Tools), None, None),
+    ("responses", Case::Http(http::Dialect::Responses), Some((657_000, 2_720)), Some((6_210_000, 55_900))),
+    ("tools", Case::Http(http::Dialect::Tools), Some((978_000, 1_750)), Some((8_510_000, 52_000))),
 ];
 
 fn main() {
