@@ -14,6 +14,11 @@ check:
 test:
     tests/run --quick
 
+# What a release consists of, into target/dist; docs/release.md has what it needs.
+release:
+    release/build
+    release/try
+
 # Everything that must hold before a merge; installs what the tests need under target/.
 all:
     tests/run

@@ -175,6 +175,16 @@ async fn doctor_names_problem_and_remedy() {
 }
 
 #[tokio::test]
+async fn manual_page_knows_the_commands() {
+    let (code, page, _) = run(&["man"]).await;
+    assert_eq!(code, Some(0));
+    for command in ["serve", "doctor", "keys", "completions"] {
+        assert!(page.contains(&format!("pilotlight\\-{command}(1)")), "{command} in {page}");
+    }
+    assert!(page.contains(".TH pilotlight 1"), "{page}");
+}
+
+#[tokio::test]
 async fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, script, _) = run(&["completions", shell]).await;

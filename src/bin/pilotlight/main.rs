@@ -84,6 +84,8 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print the manual page, for `man`
+    Man,
     /// Check the configuration and start its CLI once, without spending tokens
     Check(Options),
     /// Run the simulated CLI (`pilotlight sim --help` lists its arguments)
@@ -125,12 +127,22 @@ fn main() -> ExitCode {
         Command::Completions { shell } => {
             let mut scripts = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "pilotlight", &mut scripts);
-            // A closed standard output leaves nothing to print to.
-            std::io::stdout().write_all(&scripts).ok();
-            ExitCode::SUCCESS
+            print(&scripts)
+        }
+        Command::Man => {
+            let mut page = Vec::new();
+            // A vector takes every write.
+            clap_mangen::Man::new(Arguments::command()).render(&mut page).ok();
+            print(&page)
         }
         Command::Attach { arguments } => attach::run(arguments.into_iter()),
         Command::Check(options) => check::run(&options),
         Command::Sim { arguments } => pilotlight_sim::main(arguments.into_iter()),
     }
+}
+
+fn print(text: &[u8]) -> ExitCode {
+    // A closed standard output leaves nothing to print to.
+    std::io::stdout().write_all(text).ok();
+    ExitCode::SUCCESS
 }
