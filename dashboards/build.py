@@ -212,6 +212,8 @@ OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of tu
         Panel("Webhooks", "Attempts to deliver webhooks per interval, by outcome; webhooks that were dropped; those that wait.",
               (increase("webhook_attempts_total", "outcome"), "{{outcome}}"),
               (increase("webhook_drops_total", "reason"), "dropped: {{reason}}"), ("sum(@webhooks_waiting)", "waiting")),
+        Panel("Configuration", "Reloads of the configuration per interval, by outcome; changed keys that wait for a start.",
+              (increase("config_reloads_total", "outcome"), "{{outcome}}"), ("sum(@config_restart_keys)", "keys that wait")),
         Panel("Attached clients", "Clients of pilotlight attach, with their child or on the way to one.",
               ("sum(@attached_clients)", "attached")),
         Panel("Refused attached clients", "Clients of pilotlight attach that were refused, per interval. peer: of another "

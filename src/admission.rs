@@ -34,7 +34,7 @@ pub(crate) const NO_MEMORY: &str = "no memory is left for another child (limits.
 pub(crate) struct Admission {
     queue: Mutex<Queue>,
     pressure: Mutex<Pressure>,
-    deadline: Duration,
+    deadline: Mutex<Duration>,
     metrics: Arc<Metrics>,
     /// Called when a start begins to wait.
     pub(crate) waits: Notify,
@@ -87,10 +87,18 @@ impl Admission {
         Arc::new(Self {
             queue: Mutex::new(queue),
             pressure: Mutex::new(Pressure::Open),
-            deadline: limits.queue_deadline,
+            deadline: Mutex::new(limits.queue_deadline),
             metrics,
             waits: Notify::new(),
         })
+    }
+
+    /// Takes over other limits. Children above a lower limit stay; starts that wait keep their deadline.
+    pub(crate) fn reconfigure(self: &Arc<Self>, limits: &Limits) {
+        self.metrics.starts_limit.set(limits.starts_in_flight as f64);
+        *self.deadline.lock_unpoisoned() = limits.queue_deadline;
+        self.lock().reconfigure(limits.max_children, limits.starts_in_flight, limits.queue);
+        self.grant();
     }
 
     /// Waits for the right to start a child. May be cancelled at any time.
@@ -119,7 +127,8 @@ impl Admission {
         };
         let _waiting = Waiting { admission: self, user, ticket };
         let since = tokio::time::Instant::now();
-        match timeout(self.deadline, granted).await {
+        let deadline = *self.deadline.lock_unpoisoned();
+        match timeout(deadline, granted).await {
             Ok(Ok(permits)) => {
                 self.metrics.queue_wait.record(since.elapsed());
                 Ok(permits)

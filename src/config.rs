@@ -39,6 +39,7 @@ mod load;
 mod mcp;
 mod metrics;
 mod permissions;
+mod reload;
 mod restart;
 mod retention;
 #[cfg(feature = "server")]
@@ -65,6 +66,8 @@ pub(crate) use mcp::{EXPANSION, has_expansion};
 pub use mcp::{Mcp, McpCallers, McpHost, McpServerConfig, McpTransport};
 pub use metrics::MetricsConfig;
 pub use permissions::{PermissionPolicy, Permissions};
+pub(crate) use reload::merged;
+pub use reload::{Reloaded, reloadable};
 pub use restart::RestartConfig;
 pub use retention::Retention;
 #[cfg(feature = "server")]

@@ -5,7 +5,7 @@
 //! tracker, so that a shutdown waits for them.
 //!
 //! `net` accepts connections and reads bodies, `auth` decides who may call, `api` routes, `turns` runs turns in one of
-//! the `dialect`s, `conversations` matches histories, `responses` stores them for the Responses API, `exporter` renders metrics, `webhooks` reports events to the operator's
+//! the `dialect`s, `conversations` matches histories, `responses` stores them for the Responses API, `exporter` renders metrics, `reload` takes over a changed configuration, `webhooks` reports events to the operator's
 //! endpoints, `page` is the live page.
 
 use std::net::SocketAddr;
@@ -32,6 +32,7 @@ mod files;
 mod net;
 mod page;
 mod percent;
+mod reload;
 mod responses;
 mod serve_error;
 mod turns;
@@ -44,7 +45,8 @@ use attach::{Attaching, Socket};
 use auth::{Admits, AuthPolicy, Keyring, identity};
 pub use auth::{exposure, keys};
 use net::capacity;
-use net::connection::{Acceptor, Closing, ConnectionHandler};
+use net::connection::{Acceptor, Closing, ConnectionHandler, CurrentRouter};
+use reload::Reloading;
 pub use serve_error::ServeError;
 use turns::asynchronous::AsyncTurns;
 use turns::idempotency::Idempotency;
@@ -65,6 +67,7 @@ pub struct Server {
     closing: Closing,
     keys: Option<Arc<Keyring>>,
     webhooks: Webhooks,
+    reloading: Reloading,
     /// Cancels the remaining tasks on drop.
     _end: DropGuard,
 }
@@ -131,9 +134,9 @@ impl Server {
         let app =
             Arc::new(App::new(pilot, exporter.clone(), replays, async_turns, idempotency, event_streams));
         let overloaded = router::overloaded(exporter.metrics.clone());
-        let accept = |listener, router, most| {
+        let accept = |listener, router: &CurrentRouter, most| {
             let handler = ConnectionHandler {
-                router,
+                router: router.clone(),
                 overloaded: overloaded.clone(),
                 header_timeout: limits.header_timeout,
                 write_timeout: limits.write_timeout,
@@ -150,7 +153,9 @@ impl Server {
             closing: closing.clone(),
             tasks: tasks.clone(),
         };
-        accept(public.0, router::public(app.clone(), policy), most);
+        let public_router = CurrentRouter::new(router::public(app.clone(), policy.clone()));
+        accept(public.0, &public_router, most);
+        let reloading = Reloading { policy, router: public_router };
         if let Some(socket) = socket_of(app.pilot.config()) {
             tasks.spawn(closing.clone().or(socket.serve(attaching)));
         }
@@ -160,7 +165,7 @@ impl Server {
             for_admins: true,
             default_user: None,
         };
-        accept(operator.0, router::admin(app.clone(), policy), ADMIN_CONNECTIONS);
+        accept(operator.0, &CurrentRouter::new(router::admin(app.clone(), policy)), ADMIN_CONNECTIONS);
         if let Some(keys) = keys.clone() {
             tasks.spawn(closing.clone().or(auth::watch(keys)));
         }
@@ -174,7 +179,7 @@ impl Server {
             let app = app.clone();
             tasks.spawn(closing.clone().or(async move { app.conversations.purge(&app.pilot).await }));
         }
-        Ok(Self { app, http, admin, tasks, closing, keys, webhooks, _end: now.drop_guard() })
+        Ok(Self { app, http, admin, tasks, closing, keys, webhooks, reloading, _end: now.drop_guard() })
     }
 
     /// Address of the public listener.
@@ -195,8 +200,8 @@ impl Server {
         &self.app.pilot
     }
 
-    /// Reloads the key file. An invalid file is logged and the keys stay in force.
-    pub fn reload(&self) {
+    /// Reads the key file again. An invalid file is logged and the keys stay in force.
+    pub fn reload_keys(&self) {
         if let Some(keys) = &self.keys {
             keys.reload();
         }

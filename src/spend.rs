@@ -47,7 +47,7 @@ const MAX_OF_LIST_PRICE: u64 = 10;
 pub(crate) struct Spend {
     directory: PathBuf,
     /// Millionths of a US dollar per user and day.
-    limit: Option<u64>,
+    limit: Mutex<Option<u64>>,
     accounts: Mutex<HashMap<UserId, Arc<Account>>>,
     /// Held while an account is read, changed by what waited for it, or forgotten.
     reading: Locks<UserId>,
@@ -115,7 +115,7 @@ impl Spend {
         tasks: TaskTracker,
         ended: CancellationToken,
     ) -> Self {
-        let limit = limit.map(micro);
+        let limit = Mutex::new(limit.map(micro));
         Self {
             directory: usage_dir(data_dir),
             limit,
@@ -127,18 +127,28 @@ impl Spend {
         }
     }
 
+    /// Takes over another limit, in US dollars per user and day. What was spent counts for it.
+    pub(crate) fn set_limit(&self, limit: Option<f64>) {
+        *self.limit.lock_unpoisoned() = limit.map(micro);
+    }
+
+    fn limit(&self) -> Option<u64> {
+        *self.limit.lock_unpoisoned()
+    }
+
     /// Checks that `user` may spend more. `own`: a lower limit for this caller, in US dollars.
     ///
     /// # Errors
     /// The account cannot be read. `Ok(Err(…))`: the limit is reached.
     pub(crate) async fn check(&self, user: &UserId, own: Option<f64>) -> io::Result<Result<(), SpentOut>> {
-        let Some(limit) = self.limit.into_iter().chain(own.map(micro)).min() else { return Ok(Ok(())) };
+        let of_all = self.limit();
+        let Some(limit) = of_all.into_iter().chain(own.map(micro)).min() else { return Ok(Ok(())) };
         let account = self.account(user).await?;
         let now = SystemTime::now();
         let spent_out = SpentOut {
             limit_usd: dollars(limit),
             #[cfg(feature = "broker")]
-            is_of_key: self.limit != Some(limit),
+            is_of_key: of_all != Some(limit),
             resets_in: DayNumber::time_left(now),
         };
         Ok(if account.spent(DayNumber::at(now)) < limit { Ok(()) } else { Err(spent_out) })
@@ -147,7 +157,7 @@ impl Spend {
     /// Whether each user has a limit.
     #[cfg(feature = "broker")]
     pub(crate) fn has_limit(&self) -> bool {
-        self.limit.is_some()
+        self.limit().is_some()
     }
 
     /// Whether more than one user has ever spent anything. Blocking.
@@ -197,7 +207,7 @@ impl Spend {
         let account = self.account(user).await?;
         let now = SystemTime::now();
         Ok(Statement {
-            limit_usd: self.limit.map(dollars),
+            limit_usd: self.limit().map(dollars),
             resets_in: DayNumber::time_left(now),
             today: account.today(DayNumber::at(now)),
             days: account.days(),

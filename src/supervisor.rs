@@ -180,7 +180,7 @@ async fn start_session(
     if sessions.is_draining() {
         return Err(TurnError::Draining);
     }
-    if sessions.registry.len() >= sessions.env.config.limits.max_sessions && !make_way(sessions) {
+    if sessions.registry.len() >= sessions.env.current().limits.max_sessions && !make_way(sessions) {
         sessions.env.telemetry.metrics.admission_rejected.increment(AdmissionRejected::QueueFull);
         let reason = "as many sessions as may be are in memory and in use (limits.max_sessions)";
         return Err(TurnError::Overloaded { reason, retry_after: RETRY_AFTER });

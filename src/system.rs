@@ -18,7 +18,7 @@ pub(crate) use self::session::blocking;
 pub use self::session::{Compacted, Session};
 pub(crate) use self::start::Parent;
 use crate::admission::{NO_MEMORY, Pressure};
-use crate::config::{Config, Rung};
+use crate::config::{self, Config, ConfigError, Reloaded, Rung};
 use crate::error::{StartError, TurnError};
 use crate::isolation::{NetworkMeans, RungState};
 #[cfg(feature = "server")]
@@ -32,6 +32,7 @@ use crate::session::{SessionStatus, on_disk, sessions::Sessions, shelf::SparePha
 use crate::spend::Spend;
 #[cfg(feature = "server")]
 use crate::support::keyed_gates::Inside;
+use crate::support::lock::MutexExt;
 use crate::telemetry::{events::EventStream, metrics::Metrics};
 use crate::workspace::DataDirLock;
 #[cfg(feature = "server")]
@@ -123,10 +124,58 @@ impl Pilotlight {
         self.env().installed.warning()
     }
 
-    /// The configuration that this instance runs with.
+    /// The configuration that this instance was started with. [`Pilotlight::reload`] does not change it.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.env().config
+    }
+
+    /// The configuration that is in effect now.
+    #[must_use]
+    pub fn current(&self) -> Arc<Config> {
+        self.env().current()
+    }
+
+    /// What a changed configuration would mean: the one that would be in effect, and the keys that change at once or wait for
+    /// the next start.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the configuration is invalid, or contradicts keys that wait.
+    pub(crate) fn prepare_reload(&self, config: &Config) -> Result<(Config, Reloaded), ConfigError> {
+        config.validate()?;
+        // The start made it absolute.
+        let same = config.data_dir.canonicalize().is_ok_and(|path| path == self.config().data_dir);
+        let config = match same {
+            true => &Config { data_dir: self.config().data_dir.clone(), ..config.clone() },
+            false => config,
+        };
+        let (merged, reloaded) = config::merged(&self.current(), config);
+        merged.validate()?;
+        Ok((merged, reloaded))
+    }
+
+    /// Takes over what a running instance can of a changed configuration, without ending a child or a turn. Keys of a child
+    /// are in effect from its next start. The result names the other changed keys: they wait for the next start of the
+    /// instance. After an error nothing has changed. Keys of the HTTP server are changed by `Server::reload`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the configuration is invalid, or contradicts keys that wait.
+    pub fn reload(&self, config: &Config) -> Result<Reloaded, ConfigError> {
+        let (merged, reloaded) = self.prepare_reload(config)?;
+        self.put_config(merged);
+        Ok(reloaded)
+    }
+
+    /// Takes over a configuration that [`Pilotlight::prepare_reload`] has returned.
+    pub(crate) fn put_config(&self, config: Config) {
+        let env = self.env();
+        let metrics = &env.telemetry.metrics;
+        metrics.sessions_limit.set(config.limits.max_sessions as f64);
+        metrics.children_limit.set(config.limits.max_children as f64);
+        env.spend.set_limit(config.limits.usd_per_user_day);
+        let limits = config.limits.clone();
+        *env.current.lock_unpoisoned() = Arc::new(config);
+        self.shared().admission.reconfigure(&limits);
     }
 
     /// The default conversation of `user`. Nothing is started or checked before the first turn.

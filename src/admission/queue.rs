@@ -58,6 +58,11 @@ impl<W> StartQueue<W> {
         }
     }
 
+    /// Takes over other limits.
+    pub(super) fn reconfigure(&mut self, max_children: usize, max_starting: usize, max_waiting: usize) {
+        (self.max_children, self.max_starting, self.max_waiting) = (max_children, max_starting, max_waiting);
+    }
+
     /// Whether as many children live as may.
     pub(super) fn is_full(&self) -> bool {
         self.children >= self.max_children

@@ -15,6 +15,7 @@ use super::auth::limits::{RateLimits, TurnPermit, Turns};
 use super::conversations::Conversations;
 use super::exporter::Exporter;
 use super::net::body::BodyBudget;
+use super::reload::LastReload;
 use super::responses::Responses;
 use super::turns::asynchronous::AsyncTurns;
 use super::turns::idempotency::Idempotency;
@@ -47,6 +48,7 @@ pub(super) struct App {
     pub(super) idempotency: Idempotency,
     pub(super) event_streams: EventStreams,
     draining: AtomicBool,
+    pub(super) reloads: LastReload,
     pub(super) since: Instant,
 }
 
@@ -83,6 +85,7 @@ impl App {
             idempotency,
             event_streams,
             draining: AtomicBool::new(false),
+            reloads: LastReload::default(),
             since: Instant::now(),
         }
     }
@@ -90,7 +93,7 @@ impl App {
     /// A permit for one more turn of `user`, held while it runs or waits.
     pub(super) fn turn_permit(&self, user: &UserId, caller: &Caller) -> Result<TurnPermit, ApiError> {
         let own = caller.limits().concurrent_turns.map(std::num::NonZeroU32::get);
-        self.turns.permit(user, own.unwrap_or(self.pilot.config().http.turns_per_user))
+        self.turns.permit(user, own.unwrap_or(self.pilot.current().http.turns_per_user))
     }
 
     /// Counts a user who has no session, if the caller's key has a limit of them. Other keys pay nothing for it.

@@ -4,10 +4,10 @@
 //! (`sign`) messages (`message`). What does not fit or cannot be delivered is counted and dropped. Queues live in memory.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +16,7 @@ use crate::broker;
 use crate::config::{Config, ConfigError, WebhookEndpoint, WebhookEvent};
 use crate::error::StartError;
 use crate::server::serve_error::ServeError;
+use crate::support::lock::MutexExt;
 use crate::system::Pilotlight;
 use crate::telemetry::events::EventKind;
 use crate::telemetry::metrics::{HttpMetrics, WebhookDrop};
@@ -37,19 +38,34 @@ const QUEUE: usize = 1000;
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The endpoints of a server. Without any, nothing is done.
-#[derive(Clone, Default)]
-pub(crate) struct Webhooks(Option<Arc<Running>>);
+#[derive(Clone)]
+pub(crate) struct Webhooks(Arc<Shared>);
 
-struct Running {
-    endpoints: Vec<Queue>,
+struct Shared {
+    endpoints: Mutex<Arc<Endpoints>>,
+    /// Called after the endpoints were replaced.
+    changed: Notify,
     metrics: Arc<HttpMetrics>,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
 
-struct Queue {
-    events: Vec<WebhookEvent>,
+/// The queues of all endpoints. The task of one that is dropped tries what waits once more, and ends.
+pub(crate) type Endpoints = Vec<Arc<Queue>>;
+
+pub(crate) struct Queue {
+    name: String,
+    configured: WebhookEndpoint,
+    attempts: Attempts,
     sender: mpsc::Sender<Queued>,
+}
+
+/// How often and how long is tried.
+#[derive(Clone, Copy, PartialEq)]
+struct Attempts {
+    timeout: Duration,
+    most: u32,
+    backoff: Duration,
 }
 
 /// A message of one endpoint, counted until it is delivered or dropped.
@@ -77,11 +93,43 @@ impl Webhooks {
     /// # Errors
     /// A file of secrets is unusable, or one of certificates.
     pub(crate) async fn start(config: &Config, metrics: Arc<HttpMetrics>) -> Result<Self, ServeError> {
+        let webhooks = Self::new(metrics, Vec::new());
+        let endpoints = webhooks.prepare(config).await?;
+        webhooks.put(endpoints);
+        Ok(webhooks)
+    }
+
+    fn new(metrics: Arc<HttpMetrics>, endpoints: Endpoints) -> Self {
+        Self(Arc::new(Shared {
+            endpoints: Mutex::new(Arc::new(endpoints)),
+            changed: Notify::new(),
+            metrics,
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// The endpoints of a configuration: those that are as before stay, with what waits for them; others get a new task.
+    ///
+    /// # Errors
+    /// As [`Webhooks::start`].
+    pub(crate) async fn prepare(&self, config: &Config) -> Result<Endpoints, ServeError> {
         let webhooks = &config.webhooks;
-        if webhooks.endpoints.is_empty() {
-            return Ok(Self::default());
+        let attempts =
+            Attempts { timeout: webhooks.timeout, most: webhooks.attempts, backoff: webhooks.backoff };
+        let former = self.endpoints();
+        let kept = |(name, configured): (&String, &WebhookEndpoint)| {
+            let same =
+                |it: &&Arc<Queue>| (&it.name, &it.configured, it.attempts) == (name, configured, attempts);
+            former.iter().find(same).cloned()
+        };
+        let mut endpoints: Endpoints = webhooks.endpoints.iter().filter_map(kept).collect();
+        let mut new = webhooks.endpoints.clone();
+        new.retain(|name, _| endpoints.iter().all(|it| it.name != *name));
+        if new.is_empty() {
+            return Ok(endpoints);
         }
-        let (broker, files) = (config.broker.clone(), webhooks.endpoints.clone());
+        let (broker, files) = (config.broker.clone(), new.clone());
         let read = tokio::task::spawn_blocking(move || {
             let client = broker::Client::new(&broker).map_err(StartError::from)?;
             Ok::<_, StartError>((client, secrets_of(&files)?))
@@ -91,30 +139,44 @@ impl Webhooks {
             source: Some(error.into()),
         })?;
         let (client, secrets) = read?;
-        let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let endpoints = webhooks.endpoints.iter().zip(secrets).map(|((name, configured), secrets)| {
-            let url = configured.url.parse().map_err(|_| unusable(name))?;
+        for ((name, configured), secrets) in new.into_iter().zip(secrets) {
+            let url = configured.url.parse().map_err(|_| unusable(&name))?;
             let (sender, queue) = mpsc::channel(QUEUE);
             let endpoint = Endpoint {
                 name: name.clone(),
                 url,
                 secret_file: configured.secret_file.clone(),
                 secrets,
-                timeout: webhooks.timeout,
+                timeout: attempts.timeout,
                 client: client.clone(),
-                metrics: metrics.clone(),
+                metrics: self.0.metrics.clone(),
             };
-            let schedule = Schedule::new(webhooks.backoff, webhooks.attempts);
-            tasks.spawn(endpoint.run(queue, schedule, stopping.clone()));
-            Ok(Queue { events: configured.events.clone(), sender })
-        });
-        let endpoints = endpoints.collect::<Result<_, StartError>>()?;
-        Ok(Self(Some(Arc::new(Running { endpoints, metrics, stopping, tasks }))))
+            let schedule = Schedule::new(attempts.backoff, attempts.most);
+            self.0.tasks.spawn(endpoint.run(queue, schedule, self.0.stopping.clone()));
+            endpoints.push(Arc::new(Queue { name, configured, attempts, sender }));
+        }
+        Ok(endpoints)
+    }
+
+    /// Replaces the endpoints by those that [`Webhooks::prepare`] has returned.
+    pub(crate) fn put(&self, endpoints: Endpoints) {
+        *self.0.endpoints.lock_unpoisoned() = Arc::new(endpoints);
+        self.0.changed.notify_one();
+    }
+
+    /// Without endpoints, for tests of others.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self::new(Arc::new(HttpMetrics::register(&::metrics::NoopRecorder, "p_")), Vec::new())
+    }
+
+    fn endpoints(&self) -> Arc<Endpoints> {
+        self.0.endpoints.lock_unpoisoned().clone()
     }
 
     /// Whether an endpoint wants such events.
     pub(crate) fn want(&self, event: WebhookEvent) -> bool {
-        self.0.as_ref().is_some_and(|running| running.endpoints.iter().any(|it| it.events.contains(&event)))
+        self.endpoints().iter().any(|it| it.configured.events.contains(&event))
     }
 
     /// Reports the end of a turn. Never waits.
@@ -125,27 +187,42 @@ impl Webhooks {
     }
 
     fn send(&self, message: &Message) {
-        let Some(running) = &self.0 else { return };
-        for endpoint in running.endpoints.iter().filter(|it| it.events.contains(&message.event)) {
-            let queued = Queued::new(message.clone(), running.metrics.clone());
+        for endpoint in self.endpoints().iter().filter(|it| it.configured.events.contains(&message.event)) {
+            let queued = Queued::new(message.clone(), self.0.metrics.clone());
             if endpoint.sender.try_send(queued).is_err() {
-                running.metrics.webhook_drops.increment(WebhookDrop::QueueFull);
+                self.0.metrics.webhook_drops.increment(WebhookDrop::QueueFull);
             }
         }
     }
 
-    /// Reports permissions that tools wait for, of all sessions.
+    /// Reports permissions that tools wait for, of all sessions, while an endpoint wants them.
     pub(crate) async fn follow(self, pilot: Pilotlight) {
-        if !self.want(WebhookEvent::PermissionNeeded) {
-            return;
+        loop {
+            if self.want(WebhookEvent::PermissionNeeded) {
+                self.report_permissions(&pilot).await;
+            } else {
+                self.0.changed.notified().await;
+            }
         }
+    }
+
+    /// Until no endpoint wants them any more.
+    async fn report_permissions(&self, pilot: &Pilotlight) {
         let (mut events, mut last) = (pilot.events(), None);
         loop {
-            let event = events.next().await;
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = self.0.changed.notified() => {
+                    if self.want(WebhookEvent::PermissionNeeded) {
+                        continue;
+                    }
+                    return;
+                }
+            };
             // Events that were dropped before they were read: any of them may have been one of these.
             let missed = last.map_or(0, |last| event.number.saturating_sub(last + 1));
-            if let Some(running) = self.0.as_ref().filter(|_| missed > 0) {
-                running.metrics.webhook_drops.increment(WebhookDrop::Missed);
+            if missed > 0 {
+                self.0.metrics.webhook_drops.increment(WebhookDrop::Missed);
             }
             last = Some(event.number);
             if let EventKind::PermissionNeeded { request_id, tool_name } = &event.kind {
@@ -157,11 +234,10 @@ impl Webhooks {
 
     /// Tries once more what has not been delivered, within a time, and ends.
     pub(crate) async fn finish(&self) {
-        let Some(running) = &self.0 else { return };
-        running.stopping.cancel();
-        running.tasks.close();
+        self.0.stopping.cancel();
+        self.0.tasks.close();
         // The tasks have the same limit; this one is for those that hang.
-        timeout(FINISH_TIMEOUT * 2, running.tasks.wait()).await.ok();
+        timeout(FINISH_TIMEOUT * 2, self.0.tasks.wait()).await.ok();
     }
 }
 
@@ -189,7 +265,7 @@ fn unusable(name: &str) -> StartError {
     StartError::Config(ConfigError::Key { key: format!("webhooks.endpoints.{name}.url"), problem })
 }
 
-impl Drop for Running {
+impl Drop for Shared {
     fn drop(&mut self) {
         self.stopping.cancel();
     }
@@ -206,10 +282,16 @@ mod tests {
         let metrics = Arc::new(HttpMetrics::register(&recorder, "p_"));
         let (full, mut unread) = mpsc::channel(1);
         let (other, mut read) = mpsc::channel(QUEUE);
-        let queue = |sender| Queue { events: vec![WebhookEvent::TurnEnded], sender };
-        let endpoints = vec![queue(full), queue(other)];
-        let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let webhooks = Webhooks(Some(Arc::new(Running { endpoints, metrics, stopping, tasks })));
+        let queue = |sender| {
+            let configured = WebhookEndpoint {
+                url: "http://127.0.0.1/".to_owned(),
+                secret_file: "secret".into(),
+                events: vec![WebhookEvent::TurnEnded],
+            };
+            let attempts = Attempts { timeout: FINISH_TIMEOUT, most: 1, backoff: FINISH_TIMEOUT };
+            Arc::new(Queue { name: "ops".to_owned(), configured, attempts, sender })
+        };
+        let webhooks = Webhooks::new(metrics, vec![queue(full), queue(other)]);
         assert!(webhooks.want(WebhookEvent::TurnEnded) && !webhooks.want(WebhookEvent::PermissionNeeded));
         let user = UserId::new("alice").unwrap();
         for _ in 0..3 {

@@ -231,7 +231,7 @@ impl SessionActorState {
     fn feed(&mut self, input: Input) {
         let jitter = fastrand::f64();
         let env = self.sessions.env.clone();
-        let effects = self.machine.next(input, Instant::now(), jitter, &env.config.restart);
+        let effects = self.machine.next(input, Instant::now(), jitter, &env.current().restart);
         // A caller that an effect answers may read the status at once.
         self.publish();
         for effect in effects {

@@ -1,7 +1,7 @@
 //! What children and sessions are started with. No global: several systems may live in one process.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +16,7 @@ use crate::session::ImportAbility;
 use crate::session::access::AccessRules;
 use crate::session::cgroups::Cgroups;
 use crate::spend::Spend;
+use crate::support::lock::MutexExt;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::flag;
 use crate::workspace::{CredentialsPlace, user_env::UserEnv};
@@ -23,7 +24,9 @@ use crate::workspace::{CredentialsPlace, user_env::UserEnv};
 /// The environment of all sessions of one system: configuration, telemetry and the means to start a child.
 #[derive(Debug)]
 pub(crate) struct Env {
+    /// The configuration at the start. Keys that change while the system runs are read from [`Env::current`].
     pub(crate) config: Arc<Config>,
+    pub(crate) current: Mutex<Arc<Config>>,
     pub(crate) telemetry: Telemetry,
     pub(crate) shim: ShimProgram,
     pub(crate) program: Program,
@@ -62,6 +65,11 @@ pub(crate) struct Marker {
 }
 
 impl Env {
+    /// The configuration that is in effect now. Only keys that a reload may change differ from the one at the start.
+    pub(crate) fn current(&self) -> Arc<Config> {
+        self.current.lock_unpoisoned().clone()
+    }
+
     /// Whether the broker counts what children request. The simulated CLI requests nothing, and has a cost.
     pub(crate) fn is_metered(&self) -> bool {
         self.access.is_brokered && self.program != Program::Sim

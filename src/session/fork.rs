@@ -35,7 +35,7 @@ pub(crate) fn fork(
         if take_up::is_there(sessions, key)? {
             return Ok(Forked::Exists);
         }
-        if !known::has_room(&sessions.env.config, key)? {
+        if !known::has_room(&sessions.env.current(), key)? {
             return Ok(Forked::NoRoom);
         }
         let workspace = Workspace::begin(&sessions.env.config.data_dir, &key.hash());

@@ -101,7 +101,7 @@ impl Evidence {
 pub(crate) fn first_line(env: &Env, conversation: &Conversation, imported: bool) -> FirstLine {
     let Conversation { history, prompt, commands } = conversation;
     let line = adapter::encode_first_turn(history, imported, prompt, *commands)?;
-    line.map(|line| within(line, env.config.session.prompt_limit)).transpose()
+    line.map(|line| within(line, env.current().session.prompt_limit)).transpose()
 }
 
 /// The line, unless it is longer than `limit` bytes.

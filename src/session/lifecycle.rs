@@ -315,7 +315,7 @@ async fn running(
 ) -> Result<(Launched, u32), StartFailure> {
     plan.env().publish_limits();
     let Launched { mut child, endpoint } = launched?;
-    let limit = plan.env().config.session.spawn_timeout;
+    let limit = plan.env().current().session.spawn_timeout;
     match timeout(limit, child.shim.started()).await {
         Ok(Ok(pid)) => Ok((Launched { child, endpoint }, pid)),
         Ok(Err(error)) => {
@@ -359,7 +359,7 @@ async fn serve(
     metrics.containment.select(plan.env().cgroups.containment());
     let shim = child.shim.shim_pid();
     let context = ChildContext {
-        config: plan.env().config.clone(),
+        config: plan.env().current(),
         metrics: metrics.clone(),
         secrets,
         events: Arc::new(ChildEvents {
@@ -475,7 +475,7 @@ fn record_stop(plan: &Plan, exit: &ChildExit) {
 }
 
 fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
-    let config = &plan.env().config;
+    let config = plan.env().current();
     let rules = Rules {
         draining: plan.sessions.is_draining(),
         retry_turn: config.restart.retry_turn,

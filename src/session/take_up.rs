@@ -44,7 +44,7 @@ pub(crate) fn known_or_begun(
         if let Some(record) = read(sessions, key)? {
             return Ok(Some((record, None)));
         }
-        known::has_room(&sessions.env.config, key)?.then(|| begin(sessions, key, wish)).transpose()
+        known::has_room(&sessions.env.current(), key)?.then(|| begin(sessions, key, wish)).transpose()
     })
 }
 

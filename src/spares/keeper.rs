@@ -165,7 +165,7 @@ impl Keeper {
             !self.sessions.shelf.fails_next.swap(false, std::sync::atomic::Ordering::Relaxed),
             "as asked for"
         );
-        let limit = self.sessions.env.config.session.spawn_timeout;
+        let limit = self.sessions.env.current().session.spawn_timeout;
         let answers = async {
             let started = spare.started(limit).await;
             started.map_err(|failure| tracing::warn!(reason = failure.reason(), "a spare did not start"))?;

@@ -38,7 +38,7 @@ impl Actor for IdleEvictor {
         myself: ActorRef<IdleMessage>,
         sessions: Arc<Sessions>,
     ) -> Result<EvictorState, ActorProcessingErr> {
-        look_again(&myself, sessions.env.config.session.idle_timeout);
+        look_again(&myself, sessions.env.current().session.idle_timeout);
         Ok(EvictorState { sessions })
     }
 
@@ -52,7 +52,7 @@ impl Actor for IdleEvictor {
         match message {
             IdleMessage::Look => {
                 let entries = sessions.registry.entries();
-                let (due, next) = look(&entries, Instant::now(), sessions.env.config.session.idle_timeout);
+                let (due, next) = look(&entries, Instant::now(), sessions.env.current().session.idle_timeout);
                 for (entry, message) in due {
                     // One that has ended meanwhile needs nothing.
                     drop(entry.actor.cast(message));

@@ -70,7 +70,7 @@ impl Actor for MetricsSampler {
         sessions: Arc<Sessions>,
     ) -> Result<SamplerState, ActorProcessingErr> {
         let available = memory_limit().unwrap_or(u64::MAX);
-        let budget = sessions.env.config.limits.memory_budget.of(available);
+        let budget = sessions.env.current().limits.memory_budget.of(available);
         let session_limit = sessions.env.config.limits.memory_of_session(available);
         sessions.env.telemetry.metrics.memory_budget.set(budget as f64);
         sessions.env.telemetry.metrics.session_memory_limit.set(session_limit as f64);

@@ -84,7 +84,7 @@ impl Session {
     /// # Errors
     /// [`TurnError`] if it cannot be started.
     pub async fn warm(&self) -> Result<SessionStatus, TurnError> {
-        let limits = &self.env().config;
+        let limits = self.env().current();
         // A child that is on its way out, one that waits for admission, and its start.
         let stop = limits.session.stop_interrupt + limits.session.stop_eof + limits.session.stop_term;
         let patience =
@@ -375,7 +375,7 @@ impl Session {
         let beginning = timeout(ACTOR_ANSWERS_WITHIN, sessions.beginnings.acquire(owner.user())).await;
         let beginning =
             beginning.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))?;
-        let limit = sessions.env.config.limits.sessions_per_user;
+        let limit = sessions.env.current().limits.sessions_per_user;
         // Many users may come at once.
         let begin = move || {
             let _alone = beginning;

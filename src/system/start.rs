@@ -113,8 +113,10 @@ pub(super) async fn start(
             None => None,
         }
     };
+    let config = Arc::new(config);
     let env = Arc::new(Env {
-        config: Arc::new(config),
+        current: Mutex::new(config.clone()),
+        config,
         telemetry: Telemetry::new(metrics),
         shim,
         program,

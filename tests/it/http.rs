@@ -33,6 +33,7 @@ mod permissions;
 mod planted;
 mod privilege;
 mod readiness;
+mod reload;
 mod responses;
 mod retention;
 mod revoked;

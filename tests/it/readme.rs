@@ -84,6 +84,29 @@ fn every_key_is_there() {
     assert!(keys > 45, "only {keys} keys were found");
 }
 
+/// The page lists the keys that a running server takes over, and every key is either one of them or waits.
+#[test]
+fn every_reloadable_key_is_listed() {
+    use pilotlight::config::reloadable;
+
+    let page = include_str!("../../docs/configuration.md");
+    let (_, section) = page.split_once("\n## Reload\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| "));
+    let written: BTreeSet<&str> = rows.skip(1).flat_map(|row| row.split('`').skip(1).step_by(2)).collect();
+    let live: BTreeSet<&str> = reloadable().filter(|(_, is_live)| *is_live).map(|(name, _)| name).collect();
+    let sections = live.iter().filter_map(|name| name.split_once('.')).map(|(section, _)| section);
+    assert_eq!(written, live.iter().copied().chain(sections).collect());
+
+    let tables: Table = block().parse().unwrap();
+    let sections = tables.iter().filter(|(_, value)| value.is_table()).map(|(key, _)| key.as_str());
+    let mut all: BTreeSet<String> = sections
+        .flat_map(|section| known(Some(section)).into_iter().map(move |key| format!("{section}.{key}")))
+        .collect();
+    all.extend(known(None).into_iter().filter(|key| !tables.get(key).is_some_and(Value::is_table)));
+    assert_eq!(reloadable().map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>(), all);
+}
+
 /// The lines of the block that belong to a table.
 fn part(table: Option<&str>) -> &'static str {
     let Some(table) = table else { return block().split_once("\n[").unwrap().0 };

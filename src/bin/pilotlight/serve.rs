@@ -1,7 +1,7 @@
 //! `pilotlight serve`: runs the service until a signal.
 //!
 //! The first SIGTERM or SIGINT drains, the second exits at once. Each child has a shim that kills it when this process
-//! exits. SIGHUP reloads the keys.
+//! exits. SIGHUP reloads keys and configuration.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -29,7 +29,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     if let Err(error) = raise_open_files() {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
-    block_on(async { serve(config, export).await.unwrap_or_else(|code| code) })
+    block_on(async { serve(options, config, export).await.unwrap_or_else(|code| code) })
 }
 
 /// Starts the log and the span export, and loads the configuration.
@@ -44,9 +44,8 @@ pub(crate) fn refuse(error: &ServeError) -> ExitCode {
     complain(&error.to_string(), if error.is_usage() { MISUSED } else { FAILED })
 }
 
-async fn serve(config: Config, export: Export) -> Result<ExitCode, ExitCode> {
+async fn serve(options: &Options, config: Config, export: Export) -> Result<ExitCode, ExitCode> {
     let no_signals = |error| complain(&format!("cannot listen for signals: {error}"), FAILED);
-    let grace = config.drain_timeout;
     let mut signals = Signals::new().map_err(no_signals)?;
     // Once registered, SIGHUP no longer terminates the process, also when nothing waits for it.
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
@@ -62,11 +61,17 @@ async fn serve(config: Config, export: Export) -> Result<ExitCode, ExitCode> {
         tokio::select! {
             name = signals.next() => break name,
             _ = hangup.recv() => {
-                tracing::info!("SIGHUP: reloading the keys");
-                server.reload();
+                tracing::info!("SIGHUP: reloading the keys and the configuration");
+                server.reload_keys();
+                // A disk that does not answer holds up no stop.
+                tokio::select! {
+                    name = signals.next() => break name,
+                    () = reload(&server, options) => {}
+                }
             }
         }
     };
+    let grace = server.pilot().current().drain_timeout;
     tracing::info!(signal = name, ?grace, "draining: running turns finish, new ones are refused");
     server.drain();
     let stop = async {
@@ -82,6 +87,20 @@ async fn serve(config: Config, export: Export) -> Result<ExitCode, ExitCode> {
             tracing::warn!(signal = name, "second signal: stopping at once");
             Ok(ExitCode::from(FAILED))
         }
+    }
+}
+
+/// Reads the configuration again, with the arguments and the environment of the start.
+async fn reload(server: &Server, options: &Options) {
+    let options = options.clone();
+    let Ok(read) = tokio::task::spawn_blocking(move || options.configuration()).await else {
+        tracing::error!("reading the configuration failed; it stays as it was");
+        return;
+    };
+    match read {
+        // The server logs both outcomes.
+        Ok(config) => drop(server.reload(&config).await),
+        Err(error) => server.refuse_reload(&error),
     }
 }
 

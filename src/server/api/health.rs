@@ -54,7 +54,8 @@ pub(crate) async fn health(
 
 /// Warnings for the operator while turns are accepted.
 fn warnings(app: &App) -> Vec<String> {
-    app.pilot.cli_warning().into_iter().chain(app.pilot.isolation_warnings()).collect()
+    let of_core = app.pilot.cli_warning().into_iter().chain(app.pilot.isolation_warnings());
+    of_core.chain(app.reloads.warnings()).collect()
 }
 
 fn sessions(app: &App) -> Value {

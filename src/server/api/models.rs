@@ -51,8 +51,8 @@ pub(crate) async fn one(
 }
 
 /// The models of the caller's key, else those of the configuration.
-fn listed<'a>(app: &'a App, caller: &'a Caller) -> &'a [String] {
-    caller.limits().models.as_ref().unwrap_or(&app.pilot.config().http.models)
+fn listed(app: &App, caller: &Caller) -> Vec<String> {
+    caller.limits().models.clone().unwrap_or_else(|| app.pilot.current().http.models.clone())
 }
 
 fn entry(model: &str, is_messages: bool) -> Value {

@@ -72,7 +72,7 @@ pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/happenings", get(events::deprecated))
         .merge(sessions::routes());
-    let cors = cors::layer(&app.pilot.config().http.cors_origins);
+    let cors = cors::layer(&app.pilot.current().http.cors_origins);
     let counted = app.clone();
     let router = finish(router, app, policy);
     match cors {

@@ -46,7 +46,7 @@ pub(crate) async fn pool(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Pool>, ApiError> {
-    let config = app.pilot.config();
+    let config = app.pilot.current();
     if !caller.is_admin() {
         // A request without a user is an error, not an empty list.
         caller.subject(None)?;

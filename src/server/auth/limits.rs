@@ -47,12 +47,12 @@ impl From<Exceeded> for ApiError {
 type Counted = Result<Option<RequestQuota>, Exceeded>;
 
 pub(crate) struct RateLimits {
-    /// Default limit; `None` is unlimited.
-    usual: Option<NonZeroU32>,
+    /// Default limit; 0 is unlimited.
+    usual: AtomicU32,
     /// One limiter per limit in use; keys have few different ones.
     limiters: Mutex<HashMap<NonZeroU32, Arc<Limiter>>>,
-    /// Of requests with unknown OAuth tokens; `None` is unlimited.
-    new_users: Option<DefaultDirectRateLimiter>,
+    /// Of requests with unknown OAuth tokens, with its limit; `None` is unlimited.
+    new_users: Mutex<(u32, Option<Arc<DefaultDirectRateLimiter>>)>,
     requests: AtomicU32,
     seed: RandomState,
     clock: DefaultClock,
@@ -62,14 +62,26 @@ impl RateLimits {
     /// At most `per_minute` requests per caller, and `new_users` with unknown tokens in a minute; 0 is unlimited.
     pub(crate) fn new(per_minute: u32, new_users: u32) -> Self {
         Self {
-            usual: NonZeroU32::new(per_minute),
+            usual: AtomicU32::new(per_minute),
             limiters: Mutex::default(),
-            new_users: NonZeroU32::new(new_users)
-                .map(|most| DefaultDirectRateLimiter::direct(Quota::per_minute(most))),
+            new_users: Mutex::new((new_users, direct(new_users))),
             requests: AtomicU32::new(0),
             seed: RandomState::new(),
             clock: DefaultClock::default(),
         }
+    }
+
+    /// Takes over other limits. A caller whose limit changes begins with a full one.
+    pub(crate) fn reconfigure(&self, per_minute: u32, new_users: u32) {
+        self.usual.store(per_minute, Ordering::Relaxed);
+        let mut former = self.new_users.lock_unpoisoned();
+        if former.0 != new_users {
+            *former = (new_users, direct(new_users));
+        }
+    }
+
+    fn usual(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.usual.load(Ordering::Relaxed))
     }
 
     /// Counts a request by key, else by the named user. Requests with neither are counted by [`RateLimits::count_user`]
@@ -77,7 +89,7 @@ impl RateLimits {
     pub(crate) fn count(&self, caller: &Caller) -> Counted {
         match (caller.key_id(), caller.named()) {
             (Some(id), _) => {
-                let limit = caller.limits().requests_per_minute.or(self.usual);
+                let limit = caller.limits().requests_per_minute.or_else(|| self.usual());
                 self.check(limit, self.seed.hash_one(("key", id)))
             }
             (None, Some(user)) => self.count_user(user),
@@ -87,13 +99,14 @@ impl RateLimits {
 
     /// Counts a request of a user without a key.
     pub(crate) fn count_user(&self, user: &UserId) -> Counted {
-        self.check(self.usual, self.seed.hash_one(("user", user.as_bytes())))
+        self.check(self.usual(), self.seed.hash_one(("user", user.as_bytes())))
     }
 
     /// Counts a request whose OAuth tokens are neither in the index nor in the file of a session: any text is one. It
     /// begins a user, who is stored.
     pub(crate) fn count_unknown_tokens(&self) -> Result<(), ApiError> {
-        let counted = self.new_users.as_ref().map_or(Ok(()), |new_users| new_users.check());
+        let new_users = self.new_users.lock_unpoisoned().1.clone();
+        let counted = new_users.map_or(Ok(()), |new_users| new_users.check());
         counted.map_err(|until| {
             let message = "too many requests with unknown OAuth tokens in a minute (http.new_users_per_minute); users whose \
                            tokens are known are served";
@@ -155,6 +168,12 @@ impl RateLimits {
             !limiter.is_empty()
         });
     }
+}
+
+/// A limit without callers; `None` is unlimited.
+fn direct(per_minute: u32) -> Option<Arc<DefaultDirectRateLimiter>> {
+    NonZeroU32::new(per_minute)
+        .map(|most| Arc::new(DefaultDirectRateLimiter::direct(Quota::per_minute(most))))
 }
 
 /// Running and queued turns per user.

@@ -3,8 +3,8 @@
 //! Beyond the maximum, the connection idle longest is evicted. A new one is refused only while all are in use.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::slots::{ConnectionSlot, ConnectionSlots, TrackedBody};
 use crate::support::idle_timeout::IdleTimeoutIo;
+use crate::support::lock::MutexExt;
 
 /// Maximum header lines per request. Clients send ten; proxies add as many.
 const MAX_HEADERS: usize = 64;
@@ -62,9 +63,27 @@ pub(crate) struct Acceptor {
     pub(crate) tasks: TaskTracker,
 }
 
+/// The router of each request that begins now: open connections follow a change.
+#[derive(Clone)]
+pub(crate) struct CurrentRouter(Arc<Mutex<Router>>);
+
+impl CurrentRouter {
+    pub(crate) fn new(router: Router) -> Self {
+        Self(Arc::new(Mutex::new(router)))
+    }
+
+    pub(crate) fn put(&self, router: Router) {
+        *self.0.lock_unpoisoned() = router;
+    }
+
+    fn now(&self) -> Router {
+        self.0.lock_unpoisoned().clone()
+    }
+}
+
 #[derive(Clone)]
 pub(crate) struct ConnectionHandler {
-    pub(crate) router: Router,
+    pub(crate) router: CurrentRouter,
     /// Router for connections that get no slot.
     pub(crate) overloaded: Router,
     /// Maximum time to receive the headers of a request; also the keep-alive timeout of an idle connection.
@@ -122,9 +141,10 @@ impl ConnectionHandler {
 
     /// Serves one connection until it ends or is evicted.
     async fn serve(self, stream: IdleTimeoutIo<TcpStream>, slot: Arc<ConnectionSlot>) {
-        let (router, serving) = (TowerToHyperService::new(self.router), slot.clone());
+        let (router, serving) = (self.router, slot.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (in_use, answering) = (serving.serve(), router.call(request));
+            let answering = TowerToHyperService::new(router.now()).call(request);
+            let in_use = serving.serve();
             async move { Ok::<_, Infallible>(answering.await?.map(|body| TrackedBody::new(body, in_use))) }
         });
         let is_waiting = stream.is_waiting();

@@ -179,7 +179,7 @@ impl TurnHandler {
     /// With `http.strict`, refuses a request with fields or history parts that have no effect.
     pub(super) fn refuse_ignored_fields(&self, request: &TurnRequest) -> Result<(), ApiError> {
         let is_refusable = request.ignored.is_refused_by_strict || !request.left_out.is_empty();
-        if !(is_refusable && self.app.pilot.config().http.strict) {
+        if !(is_refusable && self.app.pilot.current().http.strict) {
             return Ok(());
         }
         let fields = request.without_effect().join(", ");
@@ -224,7 +224,7 @@ impl TurnHandler {
 
     fn on_disconnect(&self) -> Result<OnDisconnect, ApiError> {
         match self.parts.headers.get(ON_DISCONNECT_HEADER).map(HeaderValue::as_bytes) {
-            None => Ok(self.app.pilot.config().http.on_disconnect),
+            None => Ok(self.app.pilot.current().http.on_disconnect),
             Some(b"interrupt") => Ok(OnDisconnect::Interrupt),
             Some(b"detach") => Ok(OnDisconnect::Detach),
             Some(_) => {

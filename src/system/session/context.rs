@@ -163,7 +163,7 @@ impl Session {
         let beginning = timeout(ACTOR_ANSWERS_WITHIN, sessions.beginnings.acquire(key.user())).await;
         let beginning =
             beginning.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))?;
-        let limit = sessions.env.config.limits.sessions_per_user;
+        let limit = sessions.env.current().limits.sessions_per_user;
         let at = at.map(str::to_owned);
         let forked = blocking(move || {
             let _held = (arrival, beginning);

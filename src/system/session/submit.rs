@@ -219,7 +219,7 @@ impl EncodedTurn {
         options: TurnOptions,
         hold: Option<Hold>,
     ) -> Result<Self, TurnError> {
-        let config = &env.config;
+        let config = env.current();
         let limit = config.session.history_limit;
         let bytes = options.history.as_ref().map_or(0, History::bytes);
         if bytes > limit {

@@ -6,7 +6,8 @@ use ::metrics::{Counter, Gauge, Histogram};
 
 use super::catalogue::{Metric, Unit, declare};
 use super::labels::{
-    AttachRefusal, AuthFailure, Dialect, HttpKind, HttpLimit, Route, StatusClass, WebhookAttempt, WebhookDrop,
+    AttachRefusal, AuthFailure, Dialect, HttpKind, HttpLimit, Reload, Route, StatusClass, WebhookAttempt,
+    WebhookDrop,
 };
 use super::series::{By, ByBoth, Family, Registrar};
 
@@ -30,6 +31,10 @@ declare! {
     attached: Gauge = "attached_clients", Count, "Attached clients, with their child or on the way to one.";
     attach_refused: By<AttachRefusal, Counter> = "attach_refused_total", Count,
         "Connections of clients that could not attach, by reason.";
+    reloads: By<Reload, Counter> = "config_reloads_total", Count,
+        "Reloads of the configuration, by outcome; after an invalid one the former configuration stays.";
+    restart_keys: Gauge = "config_restart_keys", Count,
+        "Changed configuration keys that wait for the next start of the server.";
     response: By<HttpKind, Histogram> = "http_response_seconds", Seconds,
         "Time from the head of a request to the head of its response; for turns, to the first event.",
         &[0.0005, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];

@@ -8,7 +8,7 @@ use super::*;
 
 fn replays() -> Replays {
     let closing = Closing { gracefully: CancellationToken::new(), now: CancellationToken::new() };
-    Replays::new(1 << 20, Duration::from_secs(10), TaskTracker::new(), closing, Webhooks::default())
+    Replays::new(1 << 20, Duration::from_secs(10), TaskTracker::new(), closing, Webhooks::none())
 }
 
 async fn read(mut attached: Attached) -> String {
