@@ -37,8 +37,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
 
 async fn talk(pilot: &Pilotlight) -> Result<(), Box<dyn Error>> {
     for user in ["alice", "bob", "alice"] {
-        let outcome = pilot.session(user).send("Hello").await?.finish().await;
-        println!("{user}: {}", outcome.text);
+        let text = pilot.session(user).send("Hello").await?.finish().await.into_text()?;
+        println!("{user}: {text}");
     }
     Ok(())
 }

@@ -63,10 +63,14 @@ async fn chat(request: Request<Body>) -> Result<Response<Body>, Infallible> {
     let Ok(text) = to_bytes(body, BODY_LIMIT).await else {
         return Ok(answer(StatusCode::PAYLOAD_TOO_LARGE, format!("at most {BODY_LIMIT} bytes")));
     };
-    let turn = session.send(String::from_utf8_lossy(&text).into_owned()).await;
-    Ok(match turn {
-        Ok(turn) => answer(StatusCode::OK, turn.finish().await.text),
-        Err(error) => answer(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+    let turn = match session.send(String::from_utf8_lossy(&text).into_owned()).await {
+        Ok(turn) => turn,
+        Err(error) => return Ok(answer(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+    };
+    // A turn that was accepted can still fail.
+    Ok(match turn.finish().await.into_text() {
+        Ok(text) => answer(StatusCode::OK, text),
+        Err(error) => answer(StatusCode::BAD_GATEWAY, error.to_string()),
     })
 }
 

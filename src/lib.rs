@@ -168,4 +168,4 @@ pub use session::SessionStatus;
 #[cfg(feature = "server")]
 pub use system::at_rest;
 pub use system::{Compacted, Pilotlight, Readiness, Session, probe};
-pub use turn::{Event, Outcome, Turn, TurnOptions};
+pub use turn::{Event, NoAnswer, Outcome, Turn, TurnOptions};

@@ -23,8 +23,8 @@
 //!
 //!     let pilot = Pilotlight::start(simulation.config()).await?;
 //!     let alice = pilot.session("alice");
-//!     assert_eq!(alice.send("How is the weather?").await?.finish().await.text, "It is sunny.");
-//!     assert_eq!(alice.send("And tomorrow?").await?.finish().await.text, "I do not know.");
+//!     assert_eq!(alice.send("How is the weather?").await?.finish().await.into_text()?, "It is sunny.");
+//!     assert_eq!(alice.send("And tomorrow?").await?.finish().await.into_text()?, "I do not know.");
 //!
 //!     let received = simulation.received()?;
 //!     assert!(received[1].resumed && received[0].pid != received[1].pid);

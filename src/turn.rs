@@ -174,7 +174,31 @@ impl From<&Status> for TurnOutcome {
     }
 }
 
+/// Why a turn has no answer.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoAnswer {
+    /// The CLI ended the turn with an error of its own or of its API, and lives on.
+    #[error("the CLI ended the turn with an error ({}): {}", .0.kind, .0.message)]
+    Failed(Failure),
+    /// The turn ended without the CLI's word.
+    #[error(transparent)]
+    Aborted(#[from] TurnError),
+}
+
 impl Outcome {
+    /// The final text of an answered turn.
+    ///
+    /// # Errors
+    /// The turn failed or was aborted. [`Outcome::text`] may hold a part of an answer all the same.
+    pub fn into_text(self) -> Result<String, NoAnswer> {
+        match self.status {
+            Status::Completed => Ok(self.text),
+            Status::Failed(failure) => Err(NoAnswer::Failed(failure)),
+            Status::Aborted(error) => Err(error.into()),
+        }
+    }
+
     /// Whether the CLI answered without an error.
     #[must_use]
     pub fn is_ok(&self) -> bool {
@@ -185,6 +209,23 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_of_an_unanswered_turn_is_an_error() {
+        let aborted = channel::aborted(TurnError::Draining);
+        let failure = Failure {
+            kind: "rate_limit".into(),
+            api_status: Some(429),
+            message: "too many".into(),
+            interrupted: false,
+        };
+        let failed = Outcome { status: Status::Failed(failure), text: "a part".into(), ..aborted.clone() };
+        let answered = Outcome { status: Status::Completed, text: "all".into(), ..aborted.clone() };
+        assert_eq!(answered.into_text(), Ok("all".to_owned()));
+        assert_eq!(aborted.into_text(), Err(NoAnswer::Aborted(TurnError::Draining)));
+        let error = failed.into_text().unwrap_err().to_string();
+        assert_eq!(error, "the CLI ended the turn with an error (rate_limit): too many");
+    }
 
     #[test]
     fn each_status_has_its_outcome_label() {

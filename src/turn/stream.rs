@@ -64,7 +64,8 @@ impl Turn {
         self.outcome.as_ref()
     }
 
-    /// Reads to the end and returns the outcome; events not read yet are passed over.
+    /// Reads to the end and returns the outcome; events not read yet are passed over. A failed turn has an outcome as well:
+    /// [`Outcome::into_text`] has either the answer or the error.
     pub async fn finish(mut self) -> Outcome {
         while let Some(event) = self.next().await {
             if event.is_err() {
