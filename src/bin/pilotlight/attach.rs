@@ -3,7 +3,7 @@
 //! Two threads pass bytes on and nothing else: the server judges the lines. Its end, however it comes, ends the child.
 
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,10 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(input) => input,
         Err(error) => return unreachable(error),
     };
-    note("pilotlight: attached: the working directory is that of the session, not this one");
+    // SDKs pass standard error on to their callers, who expect none of a good run.
+    if std::io::stderr().is_terminal() {
+        note("pilotlight: attached: the working directory is that of the session, not this one");
+    }
     // It ends with the process.
     std::thread::spawn(move || pass_input(input));
     pass_output(stream)

@@ -49,6 +49,27 @@ async fn attached_turns_are_the_sessions_own() {
     assert_eq!((&session["turns"], &session["context_lost"]), (&json!(4), &Value::Null), "{session}");
 }
 
+/// What a client did not ask for, it does not read: no states for the server, no words on standard error.
+#[tokio::test(flavor = "multi_thread")]
+async fn client_reads_what_its_own_cli_would_say() {
+    let place = place();
+    let (_program, _site) = Program::ready(&place, ATTACH).await;
+    let mut client = Attached::start(&place, "alice", &[], &[]);
+    let read = std::cell::RefCell::new(Vec::new());
+    client.say("[[say:one]]").await;
+    let note = |line: &Value| {
+        read.borrow_mut().push(line["subtype"].clone());
+        line["type"] == "result"
+    };
+    client.until("a result", note).await;
+    drop(client.input.take());
+    let (code, errors) = client.end().await;
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let read = read.into_inner();
+    assert_eq!(read[0], "init", "{read:?}");
+    assert!(!read.contains(&json!("session_state_changed")), "{read:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn turns_over_http_wait_for_the_attached() {
     let place = place();

@@ -123,7 +123,8 @@ impl Gate {
             return FromChild::Drop;
         }
         match classify(text) {
-            LineKind::Mirror | LineKind::Malformed => FromChild::Drop,
+            // The server has its children report their state; a CLI of the client's own would not.
+            LineKind::Mirror | LineKind::Malformed | LineKind::Working | LineKind::Waiting => FromChild::Drop,
             LineKind::Echo if !self.replay => FromChild::Drop,
             LineKind::ControlResponse
                 if control_response(text).is_some_and(|answer| answer.request_id.starts_with(OWN)) =>

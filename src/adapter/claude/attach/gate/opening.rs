@@ -7,7 +7,7 @@ use super::{Gate, OWN, control, refuse};
 use crate::adapter::FromClient;
 
 /// Fields of the handshake that are passed on.
-const OPENING: [&str; 12] = [
+const OPENING: [&str; 13] = [
     "subtype",
     "hooks",
     "sdkMcpServers",
@@ -19,6 +19,7 @@ const OPENING: [&str; 12] = [
     "excludeDynamicSections",
     "promptSuggestions",
     "agentProgressSummaries",
+    "forwardSubagentText",
     "title",
 ];
 

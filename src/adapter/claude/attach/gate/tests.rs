@@ -103,7 +103,7 @@ fn handshake_has_the_flags_and_no_more_than_is_known() {
     let mut gate = gate(PermissionPolicy::Deny, false);
     gate.opening = opening.as_object().unwrap().clone();
     let asked = json!({
-        "subtype": "initialize", "hooks": null, "jsonSchema": { "b": 1 }, "plugins": ["/x"],
+        "subtype": "initialize", "hooks": null, "forwardSubagentText": true, "jsonSchema": { "b": 1 }, "plugins": ["/x"],
         "agents": { "a": { "description": "d", "prompt": "p", "mcpServers": ["x"], "permissionMode": "bypassPermissions" } },
     });
     let mut asked = asked;
@@ -112,7 +112,7 @@ fn handshake_has_the_flags_and_no_more_than_is_known() {
     let FromClient::Pass { lines, .. } = gate.judge_client(request(&asked).as_bytes()) else { panic!() };
     let sent: Value = serde_json::from_slice(&lines[0]).unwrap();
     let expected = json!({
-        "subtype": "initialize", "systemPrompt": "be brief", "jsonSchema": { "b": 1 }, "systemPromptSnapshot": false,
+        "subtype": "initialize", "systemPrompt": "be brief", "forwardSubagentText": true, "jsonSchema": { "b": 1 }, "systemPromptSnapshot": false,
         "agents": { "a": { "description": "d", "prompt": "p" } }, "hooks": { "Stop": [{ "hookCallbackIds": ["h"] }] },
     });
     assert_eq!(sent, json!({ "type": "control_request", "request_id": "r", "request": expected }));
@@ -196,6 +196,8 @@ fn child_lines_are_for_the_client_that_asked_for_them() {
     for (text, expected) in [
         (r#"{"type":"stream_event","event":{}}"#, FromChild::Drop),
         (r#"{"type":"transcript_mirror","filePath":"x","entries":[]}"#, FromChild::Drop),
+        (r#"{"type":"system","subtype":"session_state_changed","state":"running"}"#, FromChild::Drop),
+        (r#"{"type":"system","subtype":"session_state_changed","state":"idle"}"#, FromChild::Drop),
         (r#"{"type":"result","subtype":"success"}"#, FromChild::Pass),
         (r#"{"type":"control_response","response":{"subtype":"success","request_id":"r"}}"#, FromChild::Pass),
     ] {
