@@ -18,6 +18,7 @@
 
 use pilotlight_test_support as common;
 
+mod attached;
 mod credentials;
 mod etc;
 mod exhaustion;

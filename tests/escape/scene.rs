@@ -125,7 +125,8 @@ pub(crate) struct Scene {
     pub(crate) secrets: Secrets,
     pub(crate) victim: Victim,
     pub(crate) api: Api,
-    key: String,
+    /// The service's key.
+    pub(crate) key: String,
     /// The attacker's working directory, from outside.
     pub(crate) work: PathBuf,
 }

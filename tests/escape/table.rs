@@ -202,6 +202,14 @@ pub(crate) const TABLE: &[Group] = &[
             &[&[]],
         )],
     },
+    Group {
+        tests: &["escape_attached_children_are_walled_as_others"],
+        promises: &[promise(
+            "attached-read",
+            "read files, records and environments of others, started through `pilotlight attach`",
+            WALLED,
+        )],
+    },
 ];
 
 /// The row with this name.
