@@ -30,6 +30,8 @@ macro_rules! section {
 
 #[cfg(feature = "server")]
 mod attach;
+#[cfg(feature = "server")]
+mod audit;
 mod broker;
 mod cli;
 mod egress;
@@ -54,6 +56,8 @@ mod workspace;
 
 #[cfg(feature = "server")]
 pub use attach::Attach;
+#[cfg(feature = "server")]
+pub use audit::Audit;
 pub use broker::{Broker, Credentials};
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
 pub use egress::{Egress, EgressHost};
@@ -82,7 +86,7 @@ pub use workspace::WorkspaceConfig;
 
 /// Configuration of a system. Durations are written as seconds or as text (`"5m"`, `"300s"`, `"250ms"`).
 ///
-/// The sections `http`, `auth`, `admin`, `attach` and `webhooks` belong to the server. Without the feature `server` they are accepted in a
+/// The sections `http`, `auth`, `admin`, `attach`, `audit` and `webhooks` belong to the server. Without the feature `server` they are accepted in a
 /// file and ignored, so that a service and an embedding program can share it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -106,6 +110,9 @@ pub struct Config {
     /// Clients of `pilotlight attach`.
     #[cfg(feature = "server")]
     pub attach: Attach,
+    /// Log of who used which verb.
+    #[cfg(feature = "server")]
+    pub audit: Audit,
     /// Endpoints that are sent events.
     #[cfg(feature = "server")]
     pub webhooks: Webhooks,
@@ -214,6 +221,8 @@ impl Default for Config {
             admin: Admin::default(),
             #[cfg(feature = "server")]
             attach: Attach::default(),
+            #[cfg(feature = "server")]
+            audit: Audit::default(),
             #[cfg(feature = "server")]
             webhooks: Webhooks::default(),
             cli: CliConfig::default(),

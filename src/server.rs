@@ -4,7 +4,7 @@
 //! becomes one call of the public handle, and the turn's lines are forwarded as they arrive. All tasks run under one
 //! tracker, so that a shutdown waits for them.
 //!
-//! `net` accepts connections and reads bodies, `auth` decides who may call, `api` routes, `turns` runs turns in one of
+//! `net` accepts connections and reads bodies, `auth` decides who may call, `audit` records who used what, `api` routes, `turns` runs turns in one of
 //! the `dialect`s, `conversations` matches histories, `responses` stores them for the Responses API, `exporter` renders metrics, `reload` takes over a changed configuration, `webhooks` reports events to the operator's
 //! endpoints, `page` is the live page.
 
@@ -24,6 +24,7 @@ use crate::system::Pilotlight;
 mod api;
 mod app;
 pub mod attach;
+mod audit;
 mod auth;
 mod conversations;
 mod dialect;
@@ -42,8 +43,10 @@ pub use crate::support::open_files::raise as raise_open_files;
 use api::{events, ready, router};
 use app::App;
 use attach::{Attaching, Socket};
+use audit::Audit;
 use auth::{Admits, AuthPolicy, Keyring, identity};
 pub use auth::{exposure, keys};
+use exporter::Exporter;
 use net::capacity;
 use net::connection::{Acceptor, Closing, ConnectionHandler, CurrentRouter};
 use reload::Reloading;
@@ -112,6 +115,13 @@ impl Server {
                 return Err(error);
             }
         };
+        let audit = match audit(pilot.config(), &exporter).await {
+            Ok(audit) => audit,
+            Err(error) => {
+                pilot.shutdown(Duration::ZERO).await;
+                return Err(error);
+            }
+        };
         let (http, admin) = (public.1, operator.1);
 
         let tasks = TaskTracker::new();
@@ -131,8 +141,15 @@ impl Server {
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
         let async_turns = AsyncTurns::new(limits.heartbeat, webhooks.clone(), closing.clone());
         tasks.spawn(closing.clone().or(async_turns.clone().sweep()));
-        let app =
-            Arc::new(App::new(pilot, exporter.clone(), replays, async_turns, idempotency, event_streams));
+        let app = Arc::new(App::new(
+            pilot,
+            exporter.clone(),
+            replays,
+            async_turns,
+            idempotency,
+            event_streams,
+            audit,
+        ));
         let overloaded = router::overloaded(exporter.metrics.clone());
         let accept = |listener, router: &CurrentRouter, most| {
             let handler = ConnectionHandler {
@@ -200,8 +217,10 @@ impl Server {
         &self.app.pilot
     }
 
-    /// Reads the key file again. An invalid file is logged and the keys stay in force.
-    pub fn reload_keys(&self) {
+    /// Reads the key file again, and opens the audit log again, which another program may have renamed. An invalid key file is
+    /// logged and the keys stay in force.
+    pub fn reload_files(&self) {
+        self.app.audit.reopen();
         if let Some(keys) = &self.keys {
             keys.reload();
         }
@@ -222,7 +241,9 @@ impl Server {
         self.webhooks.finish().await;
         self.closing.gracefully.cancel();
         self.tasks.close();
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await.is_err() {
+        let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
+        self.app.audit.finish().await;
+        if ended.is_err() {
             tracing::warn!(connections = self.tasks.len(), "connections were cut that did not end in time");
         }
         // A disk that does not answer holds up no shutdown.
@@ -271,6 +292,17 @@ fn warn_of_writable_cli(config: &Config) -> impl Future<Output = ()> + Send + us
 fn is_local(address: SocketAddr) -> bool {
     // Unwraps IPv4-mapped IPv6 addresses.
     address.ip().to_canonical().is_loopback()
+}
+
+/// Opens the audit log, if configured.
+async fn audit(config: &Config, exporter: &Exporter) -> Result<Audit, ServeError> {
+    let (config, metrics) = (config.clone(), exporter.metrics.clone());
+    let opened = tokio::task::spawn_blocking(move || Audit::start(&config, metrics)).await;
+    let opened = opened.map_err(|error| StartError::Supervisor {
+        message: "opening the audit log failed".to_owned(),
+        source: Some(error.into()),
+    })?;
+    Ok(opened?)
 }
 
 /// Loads the keys, if configured.

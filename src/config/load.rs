@@ -15,11 +15,12 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 18] = [
     "http",
     "auth",
     "admin",
     "attach",
+    "audit",
     "webhooks",
     "cli",
     "session",
@@ -36,7 +37,7 @@ const SECTIONS: [&str; 17] = [
 ];
 
 /// Sections of the server. A configuration file may be shared with a server, so the library alone ignores them.
-const SERVER_SECTIONS: [&str; 5] = ["http", "auth", "admin", "attach", "webhooks"];
+const SERVER_SECTIONS: [&str; 6] = ["http", "auth", "admin", "attach", "audit", "webhooks"];
 
 /// Error in a configuration. The message names the key and the allowed values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -175,6 +175,10 @@ const SERVER_KEYS: &[Key] = keys! {
     start attach.connections;
     start attach.idle_timeout;
 
+    start audit.file;
+    start audit.max_bytes;
+    start audit.files;
+
     live webhooks.endpoints;
     live webhooks.timeout;
     live webhooks.attempts;

@@ -23,6 +23,8 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     #[cfg(feature = "server")]
     super::attach::validate(config)?;
     #[cfg(feature = "server")]
+    super::audit::validate(config)?;
+    #[cfg(feature = "server")]
     super::webhooks::validate(config)?;
     cli(&config.cli)?;
     super::mcp::validate(config)?;

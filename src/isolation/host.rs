@@ -143,10 +143,11 @@ fn own_directories(config: &Config) -> Vec<PathBuf> {
 /// The server's own files. Mounts never contain the data directory.
 fn own_secrets(config: &Config, data_dir: &Path) -> Vec<PathBuf> {
     #[cfg(feature = "server")]
-    let keys = config.auth.keys_file.as_ref();
+    let of_server = [config.auth.keys_file.as_ref(), config.audit.file.as_ref()];
     #[cfg(not(feature = "server"))]
-    let keys = None;
-    let files = [config.source.0.as_ref(), config.cli.user_env_file.as_ref(), keys].into_iter().flatten();
+    let of_server = [];
+    let files = [config.source.0.as_ref(), config.cli.user_env_file.as_ref()];
+    let files = files.into_iter().chain(of_server).flatten();
     // A link and what it leads to: a child would read it by either name.
     let names = files.flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()]);
     let mut hidden: Vec<_> = names.flatten().collect();

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::api::error::ApiError;
 use super::api::events::EventStreams;
 use super::api::ready::StartedOnce;
+use super::audit::Audit;
 use super::auth::caller::Caller;
 use super::auth::identity::{Identities, Owner, Renewed};
 use super::auth::limits::{RateLimits, TurnPermit, Turns};
@@ -47,6 +48,7 @@ pub(super) struct App {
     pub(super) async_turns: AsyncTurns,
     pub(super) idempotency: Idempotency,
     pub(super) event_streams: EventStreams,
+    pub(super) audit: Audit,
     draining: AtomicBool,
     pub(super) reloads: LastReload,
     pub(super) since: Instant,
@@ -60,6 +62,7 @@ impl App {
         async_turns: AsyncTurns,
         idempotency: Idempotency,
         event_streams: EventStreams,
+        audit: Audit,
     ) -> Self {
         let data_dir = &pilot.config().data_dir;
         let identities = Identities::new(data_dir);
@@ -84,6 +87,7 @@ impl App {
             async_turns,
             idempotency,
             event_streams,
+            audit,
             draining: AtomicBool::new(false),
             reloads: LastReload::default(),
             since: Instant::now(),

@@ -26,7 +26,8 @@ pub(crate) use labels::{
 };
 #[cfg(feature = "server")]
 pub(crate) use labels::{
-    AttachRefusal, AuthFailure, Dialect, HttpLimit, Reload, Route, StatusClass, WebhookAttempt, WebhookDrop,
+    AttachRefusal, AuditLoss, AuthFailure, Dialect, HttpLimit, Reload, Route, StatusClass, WebhookAttempt,
+    WebhookDrop,
 };
 #[cfg(feature = "broker")]
 pub(crate) use labels::{BrokerRefusal, EgressDirection, EgressOutcome, RefreshOutcome, UpstreamStatus};

@@ -62,7 +62,7 @@ async fn serve(options: &Options, config: Config, export: Export) -> Result<Exit
             name = signals.next() => break name,
             _ = hangup.recv() => {
                 tracing::info!("SIGHUP: reloading the keys and the configuration");
-                server.reload_keys();
+                server.reload_files();
                 // A disk that does not answer holds up no stop.
                 tokio::select! {
                     name = signals.next() => break name,

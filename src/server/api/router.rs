@@ -155,7 +155,7 @@ async fn handle_request(
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(RequestId(id.clone()));
     let form = error_form(request.uri().path(), request.headers());
-    let (mut key, mut is_admitted, mut revoked) = (None, false, None);
+    let (mut key, mut is_admitted, mut revoked, mut entry) = (None, false, None, None);
     let is_turn_stream = path.as_deref().is_none_or(|path| !SESSION_EVENTS.contains(&path));
     let (admitted, quota) = admit(&app, &policy, &request);
     let response = match admitted {
@@ -163,6 +163,11 @@ async fn handle_request(
             is_admitted = true;
             key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
             revoked = caller.as_ref().and_then(Caller::revoked).cloned();
+            let recorded = |caller: &Caller| {
+                app.audit.begin(&method, path.as_deref(), caller.recorded_as(), &id, request.uri())
+            };
+            entry = caller.as_ref().and_then(recorded);
+            let caller = caller.map(|caller| caller.recorded(entry.clone()));
             caller.and_then(|caller| request.extensions_mut().insert(caller));
             let span =
                 tracing::info_span!("request", request_id = id, trace_id = trace::id(request.headers()));
@@ -200,6 +205,9 @@ async fn handle_request(
     }
     let code = response.extensions().get::<ApiError>().map(ApiError::code);
     count(&app.exporter.metrics, path.as_deref(), response.status(), code, begin.elapsed());
+    if let Some(entry) = entry {
+        entry.answered(&response, code);
+    }
     if let (Some(code), true, false) = (code, is_admitted, is_of_turn) {
         // Unauthenticated requests are counted but not logged: a stranger must not fill the log.
         tracing::info!(request_id = id, code, status = response.status().as_u16(), "request refused");

@@ -4,22 +4,30 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::api::query::Query;
 use crate::server::app::App;
+use crate::server::auth::caller::Caller;
 use crate::server::percent;
 
 /// What the path of a user begins with.
 pub(crate) const USERS: &str = "/v1/users";
 
-pub(crate) async fn delete(State(app): State<Arc<App>>, uri: Uri) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Option<Extension<Caller>>,
+    uri: Uri,
+) -> Result<Json<Value>, ApiError> {
     let user = named(&uri)?;
+    if let Some(Extension(caller)) = caller {
+        caller.is_about(&user);
+    }
     let sessions = app.delete_user(&user).await?;
     tracing::info!(sessions, "a user was deleted");
     Ok(Json(json!({ "deleted": true, "sessions": sessions })))

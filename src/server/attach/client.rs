@@ -2,7 +2,7 @@
 
 use std::io;
 
-use axum::http::{HeaderMap, HeaderValue, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -102,11 +102,21 @@ async fn attach(attaching: &Attaching, hello: Hello) -> Result<Attached, ApiErro
     let caller = attaching.policy.admit(&Uri::from_static(PATH), &headers)?;
     // The path is none of those that are open without a key.
     let caller = caller.ok_or_else(|| ApiError::invalid("missing_key", "send a key"))?;
+    let request_id = uuid::Uuid::new_v4().to_string();
+    let entry = app.audit.record("attach", caller.recorded_as(), &request_id);
+    if let Some(entry) = &entry {
+        // Until the child is there.
+        entry.concluded(StatusCode::FORBIDDEN, None);
+    }
+    let caller = caller.recorded(entry.clone());
     app.rate_limits.count(&caller)?;
     let (user, inside) = app.owner(&caller, None::<UserId>, None).await?;
     app.count_new_user(&caller, &user).await?;
     let name = hello.session.unwrap_or_else(|| DEFAULT_CONVERSATION.to_owned());
     addressable(&name)?;
+    if let Some(entry) = &entry {
+        entry.in_session(name.clone());
+    }
     let config = app.pilot.config();
     let limits = caller.limits();
     let rules = AttachRules {
@@ -155,6 +165,9 @@ async fn attach(attaching: &Attaching, hello: Hello) -> Result<Attached, ApiErro
     let attachment = Attachment::new(request.flags, request.conversation, secrets, client);
     let turn = session.attach(options, attachment).await?;
     let presence = Presence::begin(app.exporter.metrics.clone());
+    if let Some(entry) = &entry {
+        entry.concluded(StatusCode::OK, None);
+    }
     Ok(Attached { turn, notes: request.notes, input, output, caller, presence, _permit: permit })
 }
 

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
+use crate::server::audit;
 use crate::server::auth::keys::{Entry, KeyLimits, Role};
 use crate::server::percent;
 use crate::turn::Sender;
@@ -28,6 +29,8 @@ pub(crate) struct Caller {
     /// User of requests that name none; only without keys.
     default: Option<UserId>,
     revoked: Option<CancellationToken>,
+    /// What the audit log will have of the request.
+    entry: Option<Arc<audit::Entry>>,
 }
 
 #[derive(Debug, Clone)]
@@ -41,11 +44,11 @@ enum Who {
 
 impl Caller {
     pub(crate) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
-        Self { who: Who::Trusted { is_local }, named, default: None, revoked: None }
+        Self { who: Who::Trusted { is_local }, named, default: None, revoked: None, entry: None }
     }
 
     pub(crate) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
-        Self { who: Who::Key(key), named, default: None, revoked: None }
+        Self { who: Who::Key(key), named, default: None, revoked: None, entry: None }
     }
 
     /// Sets the user of requests that name none.
@@ -58,6 +61,36 @@ impl Caller {
         Self { revoked: Some(revoked), ..self }
     }
 
+    /// Sets the entry of the audit log.
+    pub(crate) fn recorded(self, entry: Option<Arc<audit::Entry>>) -> Self {
+        Self { entry, ..self }
+    }
+
+    pub(crate) fn entry(&self) -> Option<&Arc<audit::Entry>> {
+        self.entry.as_ref()
+    }
+
+    /// Notes for the audit log whose session the request is about.
+    pub(crate) fn is_about(&self, user: &UserId) {
+        if let Some(entry) = &self.entry {
+            entry.about(user);
+        }
+    }
+
+    /// Who calls, for the audit log: the id of the key, and what the caller may do.
+    pub(crate) fn recorded_as(&self) -> (Option<&str>, &'static str) {
+        let role = match &self.who {
+            Who::Trusted { is_local: true } => "local",
+            Who::Trusted { is_local: false } => "anyone",
+            Who::Key(key) => match key.role() {
+                Role::User(_) => "user",
+                Role::Service => "service",
+                Role::Admin => "admin",
+            },
+        };
+        (self.key_id(), role)
+    }
+
     /// Token cancelled when the caller's key is revoked; `None` without a key.
     pub(crate) fn revoked(&self) -> Option<&CancellationToken> {
         self.revoked.as_ref()
@@ -65,6 +98,10 @@ impl Caller {
 
     /// The user whose session runs a turn. `named` is the user in the body; the header takes precedence.
     pub(crate) fn owner(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
+        self.owner_of(named).inspect(|user| self.is_about(user))
+    }
+
+    fn owner_of(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
         match self.key().map(|key| key.role()) {
             Some(Role::User(user)) => {
                 let is_other = |name: &&UserId| *name != user;
@@ -89,7 +126,10 @@ impl Caller {
     /// The user whose sessions are inspected. As [`Caller::owner`], but an admin key may name any user.
     pub(crate) fn subject(&self, named: Option<UserId>) -> Result<UserId, ApiError> {
         match self.key().map(|key| key.role()) {
-            Some(Role::Admin) => named.or_else(|| self.named.clone()).ok_or_else(|| missing_user(NAME_IT)),
+            Some(Role::Admin) => {
+                let user = named.or_else(|| self.named.clone()).ok_or_else(|| missing_user(NAME_IT));
+                user.inspect(|user| self.is_about(user))
+            }
             _ => self.owner(named),
         }
     }
@@ -122,7 +162,7 @@ impl Caller {
 
     /// Whether the caller may see the sessions of `user`.
     pub(crate) fn sees(&self, user: &UserId) -> bool {
-        self.is_admin() || self.owner(None).is_ok_and(|own| own == *user)
+        self.is_admin() || self.owner_of(None).is_ok_and(|own| own == *user)
     }
 
     /// Whether credentials in the body may identify the user: only without keys and without a named user.

@@ -140,7 +140,9 @@ impl TurnHandler {
             control.runs(&turn);
             judge.iter_mut().for_each(|judge| judge.controlled_by(control.clone()));
         }
-        let log = TurnLog::new(self.request_id.clone(), self.begin).reporting(control.clone());
+        let log = TurnLog::new(self.request_id.clone(), self.begin)
+            .reporting(control.clone())
+            .recording(self.caller.entry().cloned());
         let app = self.app.clone();
         let turn = PendingTurn {
             app,
@@ -218,6 +220,8 @@ impl TurnHandler {
             None => None,
         };
         let owner = self.app.owner(&self.caller, named, request.credentials.as_ref()).await?;
+        // Credentials may have identified the user.
+        self.caller.is_about(&owner.0);
         self.app.count_new_user(&self.caller, &owner.0).await?;
         Ok(owner)
     }

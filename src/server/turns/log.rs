@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::conclusion::Conclusion;
 use super::control::TurnControl;
+use crate::server::audit::Entry;
 
 /// Logs the end of an accepted turn once, when dropped.
 pub(super) struct TurnLog {
@@ -14,18 +15,25 @@ pub(super) struct TurnLog {
     outcome: &'static str,
     is_refusal: bool,
     control: Option<Arc<TurnControl>>,
+    entry: Option<Arc<Entry>>,
 }
 
 impl TurnLog {
     /// `begin` is the arrival of the request.
     pub(super) fn new(request_id: String, begin: Instant) -> Self {
         // Remains if the answer is not read to its end.
-        Self { request_id, begin, outcome: "client_gone", is_refusal: false, control: None }
+        Self { request_id, begin, outcome: "client_gone", is_refusal: false, control: None, entry: None }
     }
 
     /// Reports begin and end there as well.
     pub(super) fn reporting(mut self, control: Option<Arc<TurnControl>>) -> Self {
         self.control = control;
+        self
+    }
+
+    /// Notes the end in the audit log as well.
+    pub(super) fn recording(mut self, entry: Option<Arc<Entry>>) -> Self {
+        self.entry = entry;
         self
     }
 
@@ -46,6 +54,9 @@ impl TurnLog {
 
 impl Drop for TurnLog {
     fn drop(&mut self) {
+        if let Some(entry) = &self.entry {
+            entry.ended(self.outcome);
+        }
         let took_ms = self.begin.elapsed().as_millis();
         if self.is_refusal {
             tracing::info!(request_id = self.request_id, code = self.outcome, took_ms, "request refused");

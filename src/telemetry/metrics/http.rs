@@ -6,8 +6,8 @@ use ::metrics::{Counter, Gauge, Histogram};
 
 use super::catalogue::{Metric, Unit, declare};
 use super::labels::{
-    AttachRefusal, AuthFailure, Dialect, HttpKind, HttpLimit, Reload, Route, StatusClass, WebhookAttempt,
-    WebhookDrop,
+    AttachRefusal, AuditLoss, AuthFailure, Dialect, HttpKind, HttpLimit, Reload, Route, StatusClass,
+    WebhookAttempt, WebhookDrop,
 };
 use super::series::{By, ByBoth, Family, Registrar};
 
@@ -31,6 +31,9 @@ declare! {
     attached: Gauge = "attached_clients", Count, "Attached clients, with their child or on the way to one.";
     attach_refused: By<AttachRefusal, Counter> = "attach_refused_total", Count,
         "Connections of clients that could not attach, by reason.";
+    audit_lines: Counter = "audit_lines_total", Count, "Lines written to the audit log.";
+    audit_lost: By<AuditLoss, Counter> = "audit_lost_total", Count,
+        "Lines of the audit log that were lost, by reason.";
     reloads: By<Reload, Counter> = "config_reloads_total", Count,
         "Reloads of the configuration, by outcome; after an invalid one the former configuration stays.";
     restart_keys: Gauge = "config_restart_keys", Count,

@@ -161,6 +161,8 @@ labels! {
     /// Reason why a webhook was not delivered.
     WebhookDrop, "reason": QueueFull = "queue_full", Attempts = "attempts", Gone = "gone", Missed = "missed",
         Shutdown = "shutdown";
+    /// Why a line of the audit log was lost.
+    AuditLoss, "reason": QueueFull = "queue_full", Write = "write";
     /// What became of a request to reload the configuration.
     Reload, "outcome": Applied = "applied", Invalid = "invalid";
     /// Kind of a request.
