@@ -63,6 +63,15 @@ pub(crate) struct Demand {
     pub(crate) is_starting_most: bool,
 }
 
+/// What is in use of the limits on starts.
+#[cfg(feature = "server")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Used {
+    pub(crate) children: usize,
+    pub(crate) starting: usize,
+    pub(crate) waiting: usize,
+}
+
 /// The right to be starting. Given back when dropped: when the child is ready, or is not going to be.
 #[derive(Debug)]
 pub(crate) struct StartPermit {
@@ -164,6 +173,12 @@ impl Admission {
     pub(crate) fn demand(&self) -> Demand {
         let queue = self.lock();
         Demand { waiting: queue.length, is_full: queue.is_full(), is_starting_most: queue.is_starting_most() }
+    }
+
+    #[cfg(feature = "server")]
+    pub(crate) fn used(&self) -> Used {
+        let queue = self.lock();
+        Used { children: queue.children, starting: queue.starting, waiting: queue.length }
     }
 
     /// Whether the user has a child, or waits for one.

@@ -40,6 +40,8 @@ pub(crate) use event::{ChildEvent, OnChildEvent};
 pub(crate) use exit::{ChildExit, Exit, ExitCause, KillReason};
 pub(crate) use host::{available_memory, memory_limit, open_files, pressure};
 pub(crate) use locate::ShimProgram;
+#[cfg(feature = "server")]
+pub(crate) use memory::Process;
 pub(crate) use memory::{ProcessTable, TreeMemory, single_tree};
 pub(crate) use permissions::Answer;
 pub(crate) use pilotlight_shim::args::ChildLimits;

@@ -12,6 +12,7 @@ mod permission;
 mod prompt;
 mod spoken;
 mod steer;
+mod title;
 mod tools;
 
 pub use history::{Block, History, Message, Role};
@@ -20,6 +21,7 @@ pub use permission::{Decision, PendingPermission, PermissionError, PermissionReq
 pub use prompt::{Prompt, PromptRefused};
 pub use spoken::{ContextCategory, ContextUsage, MessagePage, SpokenMessage};
 pub use steer::{LONGEST_STEER, SteerError};
+pub(crate) use title::first_words;
 pub use tools::{CallerTool, InvalidTool, ToolCall, ToolResult};
 
 /// Directories of a child.
@@ -95,6 +97,13 @@ impl Usage {
                 .cache_read_input_tokens
                 .saturating_sub(others.cache_read_input_tokens),
         }
+    }
+
+    /// All tokens that went to the model, whether its cache had them or not.
+    pub(crate) fn all_input(&self) -> u64 {
+        self.input_tokens
+            .saturating_add(self.cache_creation_input_tokens)
+            .saturating_add(self.cache_read_input_tokens)
     }
 
     pub(crate) fn and(self, others: &Self) -> Self {

@@ -30,6 +30,7 @@ mod conversations;
 mod dialect;
 mod exporter;
 mod files;
+mod history;
 mod net;
 mod page;
 mod percent;
@@ -192,6 +193,7 @@ impl Server {
         tasks.spawn(closing.clone().or(identity::settle(app.clone())));
         tasks.spawn(closing.clone().or(identity::reclaim(app.clone())));
         tasks.spawn(closing.clone().or(api::sessions::forget_expired(app.clone())));
+        tasks.spawn(closing.clone().or(history::keep(app.clone())));
         for _ in 0..conversations::PURGES {
             let app = app.clone();
             tasks.spawn(closing.clone().or(async move { app.conversations.purge(&app.pilot).await }));

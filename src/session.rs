@@ -24,6 +24,7 @@ mod lifecycle;
 pub(crate) mod message;
 mod missing;
 mod opening;
+pub(crate) mod past;
 pub(crate) mod quota;
 mod recovery;
 pub(crate) mod registry;

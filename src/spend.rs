@@ -214,6 +214,21 @@ impl Spend {
         })
     }
 
+    /// What the users whose accounts are in memory have spent today, in no order.
+    #[cfg(feature = "server")]
+    pub(crate) fn today(&self) -> Vec<(UserId, Day)> {
+        let today = DayNumber::now();
+        let accounts = self.accounts.lock_unpoisoned();
+        let spent = accounts.iter().filter_map(|(user, account)| Some((user.clone(), account.today(today)?)));
+        spent.collect()
+    }
+
+    /// The limit of each user and day in US dollars.
+    #[cfg(feature = "server")]
+    pub(crate) fn limit_usd(&self) -> Option<f64> {
+        self.limit().map(dollars)
+    }
+
     /// Applies a change at once if the account is in memory, else after reading it.
     fn with_account(self: &Arc<Self>, user: &UserId, change: impl FnOnce(&Account) -> bool + Send + 'static) {
         let known = self.accounts.lock_unpoisoned().get(user).cloned();

@@ -8,6 +8,7 @@ pub(crate) mod hex;
 pub(crate) mod idle_timeout;
 pub(crate) mod keyed_gates;
 pub(crate) mod keyed_locks;
+pub(crate) mod live;
 pub(crate) mod lock;
 pub(crate) mod open_files;
 pub(crate) mod secret_file;

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "server")]
 pub mod at_rest;
+#[cfg(feature = "server")]
+mod load;
 pub mod probe;
 mod session;
 mod shutdown;
@@ -14,6 +16,8 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
+#[cfg(feature = "server")]
+pub(crate) use self::load::Load;
 pub(crate) use self::session::blocking;
 pub use self::session::{Compacted, Session};
 pub(crate) use self::start::Parent;
@@ -200,7 +204,7 @@ impl Pilotlight {
     }
 
     /// The sessions of `user`, or of all users: those in memory, and those that are only on disk as far as they are
-    /// looked at (a thousand). Those used last come first. The second value is whether there are more.
+    /// looked at (a thousand of a user, ten thousand of all). Those used last come first. The second value is whether there are more.
     ///
     /// # Errors
     /// [`TurnError::Storage`] if the data directory cannot be read.
@@ -218,6 +222,20 @@ impl Pilotlight {
         let mut known: Vec<_> = known.into_iter().collect();
         known.sort_by_key(|(_, status)| std::cmp::Reverse(status.last_used));
         Ok((known, truncated))
+    }
+
+    /// As [`Pilotlight::known_sessions`], of those in memory alone, in no order. Reads no file.
+    #[cfg(feature = "server")]
+    pub(crate) fn loaded_sessions(&self, user: Option<&UserId>) -> Vec<(SessionKey, SessionStatus)> {
+        let mut sessions = self.sessions();
+        sessions.retain(|(key, _)| user.is_none_or(|user| key.user() == user));
+        sessions
+    }
+
+    /// What is in use of what the limits give, at this moment.
+    #[cfg(feature = "server")]
+    pub(crate) async fn load(&self) -> load::Load {
+        load::of(self.shared()).await
     }
 
     /// Subscribes to the events of all sessions, beginning with the oldest in the log (the last few hundred).

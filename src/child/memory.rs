@@ -154,9 +154,44 @@ pub(crate) fn single_tree(root: u32) -> io::Result<SingleTree> {
 
 pub(crate) struct SingleTree(Vec<Row>);
 
+/// A process of a tree, for an operator. Its arguments are left out: they may hold secrets.
+#[cfg(feature = "server")]
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) parent: i32,
+    /// As the process names itself, at most 15 bytes. It may be any text.
+    pub(crate) name: String,
+    pub(crate) memory_bytes: u64,
+    pub(crate) is_zombie: bool,
+}
+
 impl SingleTree {
     pub(crate) fn private_bytes(&self) -> u64 {
         self.0.iter().map(|row| row.memory.private_bytes()).sum()
+    }
+
+    /// The processes, the largest first: at most `most` of them, and how many there are.
+    #[cfg(feature = "server")]
+    pub(crate) fn processes(&self, most: usize) -> (Vec<Process>, usize) {
+        let mut rows: Vec<&Row> = self.0.iter().collect();
+        rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.memory.private_bytes()));
+        let proc = proc_dir().ok();
+        let mut buffer = vec![0; STATUS_BUFFER];
+        let mut name = |pid| {
+            let status = read_status(proc.as_ref()?, pid, &mut buffer).ok()?;
+            let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Name:"))?;
+            Some(String::from_utf8_lossy(line).trim().to_owned())
+        };
+        let shown = rows.iter().take(most).map(|row| Process {
+            pid: row.pid,
+            parent: row.parent,
+            // It may have ended meanwhile.
+            name: name(row.pid).unwrap_or_default(),
+            memory_bytes: row.memory.private_bytes(),
+            is_zombie: row.zombie,
+        });
+        (shown.collect(), rows.len())
     }
 
     /// Whether it is more than this with each page counted once, however many processes of the tree share it: one that

@@ -1,13 +1,16 @@
 //! The HTTP endpoints other than turns: routes, sessions, permissions, workspaces, models, health, events, OpenAPI.
 
+mod activity;
 mod body;
 mod conversation;
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod health;
+mod live;
 mod mcp;
 pub(crate) mod models;
 mod openapi;
+mod overview;
 mod permissions;
 pub(crate) mod query;
 pub(crate) mod ready;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::api::error::ApiError;
@@ -15,6 +15,7 @@ use super::auth::identity::{Identities, Owner, Renewed};
 use super::auth::limits::{RateLimits, TurnPermit, Turns};
 use super::conversations::Conversations;
 use super::exporter::Exporter;
+use super::history::History;
 use super::net::body::BodyBudget;
 use super::reload::LastReload;
 use super::responses::Responses;
@@ -49,6 +50,9 @@ pub(super) struct App {
     pub(super) idempotency: Idempotency,
     pub(super) event_streams: EventStreams,
     pub(super) audit: Audit,
+    pub(super) history: History,
+    /// Set once the accounts of today are in memory.
+    pub(super) spend_read: OnceCell<()>,
     draining: AtomicBool,
     pub(super) reloads: LastReload,
     pub(super) since: Instant,
@@ -88,6 +92,8 @@ impl App {
             idempotency,
             event_streams,
             audit,
+            history: History::default(),
+            spend_read: OnceCell::new(),
             draining: AtomicBool::new(false),
             reloads: LastReload::default(),
             since: Instant::now(),

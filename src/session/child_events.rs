@@ -149,7 +149,7 @@ impl OnChildEvent for ChildEvents {
     /// A reader may receive the end before the session's actor does. The journal has the turn before: who kills all
     /// processes in the instant after must not take the answer away.
     fn on_turn_ended(&self, mut ended: TurnReport, last: Option<Box<TurnEnd>>) -> Option<Box<TurnEnd>> {
-        let turns = self.plan.entry.status.turn_ended(ended.turn, ended.cost_usd);
+        let turns = self.plan.entry.status.turn_ended(ended.turn, ended.cost_usd, &ended.usage);
         // Also before the reader's next turn is checked.
         self.charge(ended.cost_usd, ended.usage, ended.is_part);
         let records = std::mem::take(&mut ended.journal);

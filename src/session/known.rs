@@ -22,8 +22,11 @@ use crate::workspace::RecordDir;
 use crate::workspace::open_to_read;
 use crate::workspace::{TokenIndex, open_own, records_dir, user_dir};
 
-/// Sessions on disk that are looked at for one list. Reading a record takes some 30 µs.
+/// Sessions on disk that are looked at for the list of one user. Reading a record takes some 30 µs.
 const MOST: usize = 1000;
+
+/// As [`MOST`], for the list of all users, which an operator alone gets.
+const MOST_OF_ALL: usize = 10_000;
 
 /// What the names of conversations begin with that the service begins for clients without a name for them.
 const UNNAMED: &str = "auto-";
@@ -154,9 +157,10 @@ pub(crate) fn forget_gone(data_dir: &Path, list: &Path, hash: &SessionHash) -> i
 /// What is on disk: of this user, or of all.
 pub(crate) fn on_disk(data_dir: &Path, user: Option<&UserId>) -> io::Result<OnDisk> {
     let directory = user.map_or_else(|| records_dir(data_dir), |user| user_dir(data_dir, user));
+    let most = if user.is_none() { MOST_OF_ALL } else { MOST };
     let mut sessions = Vec::new();
     for (count, entry) in entries(&directory)?.into_iter().flatten().enumerate() {
-        if count == MOST {
+        if count == most {
             return Ok((sessions, true));
         }
         let name = entry?.file_name();

@@ -482,16 +482,16 @@ fn conclude_and_record(plan: &Plan, exit: ChildExit) -> Conclusion {
         spawn_timeout: config.session.spawn_timeout,
     };
     let session = plan.entry.key.hash();
-    let stderr = if exit.ready { String::new() } else { exit.stderr.clone() };
+    let (was_ready, stderr) = (exit.ready, if exit.requested { String::new() } else { exit.stderr.clone() });
     let mut conclusion = conclude(exit, rules);
     let (telemetry, reason) = (&plan.env().telemetry, conclusion.reason);
     let exit = Exit { reason: reason.as_str(), detail: conclusion.detail.clone(), at: SystemTime::now() };
-    plan.entry.status.exited(exit.clone());
+    plan.entry.status.exited(plan.generation.0, exit.clone(), stderr.clone());
     telemetry.exited(&plan.entry.key, plan.generation.0, reason, &exit, conclusion.was_requested());
     if let ExitKind::NotStarted(failure) = &conclusion.kind {
         telemetry.not_started(&plan.entry.key, failure);
         // It has seen no prompt yet, and callers get this without the paths in it.
-        if !stderr.is_empty() {
+        if !was_ready && !stderr.is_empty() {
             tracing::warn!(%session, %stderr, "what the CLI said before it ended");
         }
     }

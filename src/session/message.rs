@@ -104,6 +104,8 @@ pub(crate) struct TurnSubmission {
     pub(crate) attachment: Option<Arc<Attachment>>,
     /// The turn is refused unless this one was the last before it, in the same conversation.
     pub(crate) follows: Option<TurnId>,
+    /// The first words, if the conversation begins with it.
+    pub(crate) title: Option<String>,
 }
 
 impl std::fmt::Debug for TurnSubmission {

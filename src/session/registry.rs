@@ -11,6 +11,7 @@ use super::{Record, RecordWriter, SessionMessage, status::StatusCell};
 use crate::error::TurnError;
 use crate::journal::Journal;
 use crate::model::ids::{SessionHash, SessionKey};
+use crate::support::live::Live;
 use crate::support::lock::MutexExt as _;
 use crate::workspace::Workspace;
 
@@ -37,6 +38,8 @@ pub(crate) struct Entry {
     turns: Arc<Semaphore>,
     turn_limit: usize,
     pub(crate) status: StatusCell,
+    /// For those who watch its turns.
+    pub(crate) live: Arc<Live>,
     pub(crate) writer: Arc<RecordWriter>,
     /// The journal of the last child.
     pub(super) journal: Mutex<Option<Arc<Journal>>>,
@@ -60,6 +63,7 @@ impl Entry {
             turns: Arc::new(Semaphore::new(turn_limit)),
             turn_limit,
             status: StatusCell::new(record),
+            live: Arc::default(),
             writer: Arc::default(),
             journal: Mutex::default(),
             counting: AtomicBool::new(false),

@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::past::{ChildEnd, Past, PastTurn};
 use super::store::Record;
-use crate::model::{PendingPermission, PermissionRequest, SessionState, ids::TurnId};
+use crate::model::{PendingPermission, PermissionRequest, SessionState, Usage, ids::TurnId};
 use crate::support::lock::MutexExt;
 use crate::telemetry::events::Exit;
 
@@ -44,6 +45,14 @@ pub struct SessionStatus {
     pub queue_depth: usize,
     /// Cost of the conversation so far, in US dollars.
     pub total_cost_usd: f64,
+    /// Tokens that went to the model so far, those from its cache among them.
+    pub input_tokens: u64,
+    /// Tokens that came from the model so far.
+    pub output_tokens: u64,
+    /// The first words of the conversation.
+    pub title: Option<String>,
+    /// Permissions and questions that wait for an answer.
+    pub pending_permissions: usize,
     /// Whether the child is frozen because it has been idle for `session.hibernate_after`.
     pub frozen: bool,
     /// How the last child ended, if one has since the session came into memory.
@@ -75,6 +84,8 @@ pub(crate) struct Visible {
     pub(crate) active: bool,
     /// The CLI waits for results of the caller's tools, for `session.tool_timeout` at most.
     pub(crate) awaits_caller: bool,
+    /// The last turns and children.
+    pub(crate) past: Past,
     /// The actor may not know of its end yet.
     last_ended: Option<TurnId>,
 }
@@ -104,6 +115,10 @@ impl Visible {
             memory_bytes: 0,
             queue_depth: 0,
             total_cost_usd: record.cost_usd,
+            input_tokens: record.input_tokens,
+            output_tokens: record.output_tokens,
+            title: record.title.clone(),
+            pending_permissions: 0,
             frozen: false,
             last_exit: None,
         };
@@ -115,6 +130,7 @@ impl Visible {
             permissions: Vec::new(),
             active: false,
             awaits_caller: false,
+            past: Past::default(),
             last_ended: None,
         }
     }
@@ -138,6 +154,7 @@ impl Visible {
                 age(self.quiet_since)
             },
             uptime: self.child_since.map_or(Duration::ZERO, age),
+            pending_permissions: self.permissions.len(),
             ..self.status.clone()
         }
     }
@@ -180,6 +197,9 @@ impl StatusCell {
             if visible.status.model != view.record.settings.model {
                 visible.status.model.clone_from(&view.record.settings.model);
             }
+            if visible.status.title != view.record.title {
+                visible.status.title.clone_from(&view.record.title);
+            }
         });
     }
 
@@ -202,11 +222,14 @@ impl StatusCell {
     }
 
     /// A turn has ended. Returns the number of turns.
-    pub(super) fn turn_ended(&self, turn: TurnId, cost_usd: f64) -> u64 {
+    pub(super) fn turn_ended(&self, turn: TurnId, cost_usd: f64, usage: &Usage) -> u64 {
         self.change(|visible| {
             visible.last_ended = Some(turn);
             visible.status.turns = visible.status.turns.saturating_add(1);
             visible.status.total_cost_usd += cost_usd;
+            let status = &mut visible.status;
+            status.input_tokens = status.input_tokens.saturating_add(usage.all_input());
+            status.output_tokens = status.output_tokens.saturating_add(usage.output_tokens);
             visible.quiet_since = Instant::now();
             // A client that is attached stays.
             let is_of_session = turn != TurnId::default();
@@ -252,8 +275,18 @@ impl StatusCell {
         })
     }
 
-    pub(super) fn exited(&self, exit: Exit) {
-        self.change(|visible| visible.status.last_exit = Some(exit));
+    /// A child has ended; `stderr` is the end of its standard error.
+    pub(super) fn exited(&self, generation: u64, exit: Exit, stderr: String) {
+        self.change(|visible| {
+            let lived = visible.child_since.map(|since| since.elapsed());
+            visible.status.last_exit = Some(exit.clone());
+            visible.past.child_ended(ChildEnd { generation, lived, exit, stderr });
+        });
+    }
+
+    /// A turn has ended for its reader.
+    pub(crate) fn turn_passed(&self, turn: PastTurn) {
+        self.change(|visible| visible.past.turn_ended(turn));
     }
 
     /// The tree of `shim` was measured. A tree that is gone meanwhile uses nothing.
@@ -295,7 +328,7 @@ mod tests {
     fn turn_end_is_visible_before_actor_hears() {
         let (record, cell) = (record(), StatusCell::new(&record()));
         busy(&cell, &record, 1, 0);
-        assert_eq!(cell.turn_ended(TurnId(1), 0.5), 5);
+        assert_eq!(cell.turn_ended(TurnId(1), 0.5, &Usage::default()), 5);
         // The actor handles another message first, and still has the turn as running.
         busy(&cell, &record, 1, 0);
         let status = cell.status();
@@ -308,7 +341,7 @@ mod tests {
     fn turn_end_with_waiting_turns_stays_busy() {
         let (record, cell) = (record(), StatusCell::new(&record()));
         busy(&cell, &record, 1, 1);
-        cell.turn_ended(TurnId(1), 0.0);
+        cell.turn_ended(TurnId(1), 0.0, &Usage::default());
         assert_eq!(cell.status().state, SessionState::Busy);
         busy(&cell, &record, 1, 1);
         assert_eq!(cell.status().state, SessionState::Busy);

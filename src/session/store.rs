@@ -55,6 +55,15 @@ pub(crate) struct Record {
     pub(crate) context_answered: bool,
     pub(crate) restarts: u64,
     pub(crate) cost_usd: f64,
+    /// Tokens of all turns; those that came from or went into the cache count as input.
+    #[serde(default)]
+    pub(crate) input_tokens: u64,
+    /// As above.
+    #[serde(default)]
+    pub(crate) output_tokens: u64,
+    /// The first words of the conversation, for lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) title: Option<String>,
     pub(crate) created: SystemTime,
     pub(crate) last_used: SystemTime,
     /// The last message of a turn that was answered: it must be in the transcript, if nothing was lost.
@@ -145,6 +154,9 @@ impl Record {
             context_answered: false,
             restarts: 0,
             cost_usd: 0.0,
+            input_tokens: 0,
+            output_tokens: 0,
+            title: None,
             created: now,
             last_used: now,
             checkpoint: None,

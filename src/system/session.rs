@@ -18,9 +18,13 @@ use tokio::time::timeout;
 
 use super::{System, shutdown::longest_stop};
 use crate::child::Answer;
+#[cfg(feature = "server")]
+use crate::child::{Process, single_tree};
 use crate::error::TurnError;
 use crate::model::ids::{InvalidName, SessionHash, SessionKey, UserId};
 use crate::model::{Decision, Dirs, OauthCredentials, PendingPermission, PermissionError, Prompt};
+#[cfg(feature = "server")]
+use crate::session::past::Past;
 use crate::session::{
     SessionMessage, SessionStatus, actor_refs::SupervisorMessage, env::Env, known, registry::Entry,
     sessions::Sessions, shelf::SpareKind, store::SettingsRecord, take_up,
@@ -204,6 +208,26 @@ impl Session {
         let (sessions, key) = (self.sessions().clone(), self.key()?.clone());
         let record = blocking(move || take_up::known(&sessions, &key)).await?;
         Ok(record.as_ref().map(SessionStatus::on_disk))
+    }
+
+    /// The last turns and children, as far as they are in memory.
+    #[cfg(feature = "server")]
+    pub(crate) fn past(&self) -> Past {
+        self.entry().map(|entry| entry.status.read(|visible| visible.past.clone())).unwrap_or_default()
+    }
+
+    /// Watches the lines of its turns from now on; `None` if the session is not in memory.
+    #[cfg(feature = "server")]
+    pub(crate) fn watch(&self) -> Option<tokio::sync::broadcast::Receiver<bytes::Bytes>> {
+        self.entry().map(|entry| entry.live.watch())
+    }
+
+    /// The processes of the child, the largest first and at most `most`, and how many there are. Blocking.
+    #[cfg(feature = "server")]
+    pub(crate) fn processes(&self, most: usize) -> (Vec<Process>, usize) {
+        let shim = self.entry().and_then(|entry| entry.status.read(|visible| visible.shim));
+        let tree = shim.and_then(|shim| single_tree(shim).ok());
+        tree.map(|tree| tree.processes(most)).unwrap_or_default()
     }
 
     /// Tools that wait for permission (policy `ask`).

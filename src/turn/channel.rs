@@ -8,7 +8,7 @@
 //! has: once a source is attached, lines are put under its lock alone, under which it is asked too.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::{Lines, Outcome, Status};
 use crate::error::TurnError;
 use crate::model::Usage;
 use crate::model::ids::TurnId;
+use crate::support::live::Live;
 use crate::support::lock::MutexExt;
 
 /// Interrupts the turn: called when the reader goes away before the end, or asks for it.
@@ -54,6 +55,8 @@ struct Shared {
     /// Maximum number of bytes that wait. A longer read waits alone.
     bytes: usize,
     state: Mutex<State>,
+    /// For those who watch.
+    live: OnceLock<Arc<Live>>,
 }
 
 #[derive(Default)]
@@ -97,7 +100,8 @@ pub(crate) fn turn_channel(
     cancel: Cancel,
     on_end: OnEnd,
 ) -> (TurnSender, Turn) {
-    let shared = Arc::new(Shared { turn, reads: reads.max(1), bytes, state: Mutex::default() });
+    let shared =
+        Arc::new(Shared { turn, reads: reads.max(1), bytes, state: Mutex::default(), live: OnceLock::new() });
     let reader = Turn::new(turn, TurnReceiver(shared.clone()), cancel);
     (TurnSender { shared, on_end: Some(on_end) }, reader)
 }
@@ -105,6 +109,12 @@ pub(crate) fn turn_channel(
 impl TurnSender {
     pub(crate) fn is_closed(&self) -> bool {
         self.shared.lock().reader_gone
+    }
+
+    /// What the reader gets is also shown to those who watch.
+    pub(crate) fn show_to(&self, live: Arc<Live>) {
+        // A turn belongs to one session.
+        self.shared.live.set(live).ok();
     }
 
     /// From now on the reader may ask `source` itself. Replaces the one before.
@@ -173,8 +183,19 @@ impl Drop for TurnSender {
 }
 
 impl TurnReceiver {
-    /// The next item. After the end there is nothing more to ask for.
+    /// The next item, also shown to those who watch. After the end there is nothing more to ask for.
     pub(super) fn poll(&self, context: &mut Context<'_>) -> Poll<Item> {
+        let item = ready!(self.poll_item(context));
+        if let Some(live) = self.0.live.get() {
+            live.show(match &item {
+                Item::Lines(lines) => lines.bytes(),
+                Item::End(end) => end.tail.bytes(),
+            });
+        }
+        Poll::Ready(item)
+    }
+
+    fn poll_item(&self, context: &mut Context<'_>) -> Poll<Item> {
         loop {
             let source = {
                 let mut state = self.0.lock();

@@ -22,6 +22,11 @@ impl Lines {
         Self { bytes, begins: Some(begins.into_iter()), taken: 0 }
     }
 
+    /// All lines that are left.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     /// Takes the next line, without its line end.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         if self.bytes.is_empty() {

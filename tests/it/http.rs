@@ -28,6 +28,7 @@ mod many;
 mod mcp;
 mod mcp_live;
 mod operator;
+mod overview;
 mod page;
 mod permissions;
 mod planted;

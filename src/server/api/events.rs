@@ -94,7 +94,7 @@ impl Drop for StreamSlot {
 /// `GET /v1/events/stream`.
 pub(crate) async fn stream(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Response, ApiError> {
     let user = if query.is_about_all() { None } else { Some(query.subject()?) };
-    let EventStreams { heartbeat, closing, streams } = &app.event_streams;
+    let heartbeat = app.event_streams.heartbeat;
     let hello = json!({
         "type": "hello",
         "version": env!("CARGO_PKG_VERSION"),
@@ -102,19 +102,40 @@ pub(crate) async fn stream(State(app): State<Arc<App>>, query: SessionQuery) -> 
         "speaks_for": query.caller.speaks_for(),
         "heartbeat_seconds": heartbeat.as_secs_f64(),
     });
-    let reader = Reader {
-        events: app.pilot.events(),
-        slot: streams.open(user)?,
-        last: None,
+    let events = Events { events: app.pilot.events(), user: user.clone(), last: None };
+    response(&app.event_streams, user, &hello, Some(events))
+}
+
+/// A stream of events, with heartbeats, until its time is over or `source` ends; of `None` only the first event.
+/// `user`: whose streams it counts among.
+pub(crate) fn response<S: Source + 'static>(
+    limits: &EventStreams,
+    user: Option<UserId>,
+    first: &Value,
+    source: Option<S>,
+) -> Result<Response, ApiError> {
+    let EventStreams { heartbeat, closing, streams } = limits;
+    let slot = streams.open(user)?;
+    let until = Instant::now() + MAX_DURATION;
+    let reader = source.map(|source| Reader {
+        source,
+        _slot: slot,
         heartbeat: *heartbeat,
         closing: closing.clone(),
-        until: Instant::now() + MAX_DURATION,
-    };
-    let mut first = BytesMut::new();
-    sse::event(&hello, &mut first);
-    let body = Body::from_stream(Frames { step: Box::pin(async move { Some((first.freeze(), reader)) }) });
+        until,
+    });
+    let mut frames = BytesMut::new();
+    sse::event(first, &mut frames);
+    let step: Step<S> = Some((frames.freeze(), reader));
+    let body = Body::from_stream(Frames { step: Some(Box::pin(std::future::ready(step))) });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, body).into_response())
+}
+
+/// Where the frames of a stream come from.
+pub(crate) trait Source: Send {
+    /// The next frames; `None` at the end. Loses nothing if it is dropped.
+    fn next(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
 }
 
 /// `GET /v1/happenings`: deprecated alias of [`stream`].
@@ -126,31 +147,39 @@ pub(crate) async fn deprecated(app: State<Arc<App>>, query: SessionQuery) -> Res
     Ok(response)
 }
 
-/// Position of one stream in the event log.
-struct Reader {
-    events: EventStream,
-    slot: StreamSlot,
-    last: Option<u64>,
+struct Reader<S> {
+    source: S,
+    _slot: StreamSlot,
     heartbeat: Duration,
     closing: CancellationToken,
     until: Instant,
 }
 
-impl Reader {
+impl<S: Source> Reader<S> {
     /// The next frames and the reader; `None` at the end.
-    async fn next(mut self) -> Step {
+    async fn next(mut self) -> Step<S> {
         let (closing, heartbeat, until) = (self.closing.clone(), self.heartbeat, self.until);
         let frames = tokio::select! {
-            frames = self.visible() => frames,
+            frames = self.source.next() => frames?,
             () = sleep(heartbeat) => Bytes::from_static(PING),
             () = sleep_until(until) => return None,
             () = closing.cancelled() => return None,
         };
-        Some((frames, self))
+        Some((frames, Some(self)))
     }
+}
 
+/// Position of one stream in the event log.
+struct Events {
+    events: EventStream,
+    /// Owner of the shown sessions; all sessions without one.
+    user: Option<UserId>,
+    last: Option<u64>,
+}
+
+impl Source for Events {
     /// The next event that the reader may see.
-    async fn visible(&mut self) -> Bytes {
+    async fn next(&mut self) -> Option<Bytes> {
         let mut frames = BytesMut::new();
         while frames.is_empty() {
             let event = self.events.next().await;
@@ -159,12 +188,12 @@ impl Reader {
             if has_missed {
                 sse::event(&json!({ "type": "missed" }), &mut frames);
             }
-            let user = &self.slot.user;
+            let user = &self.user;
             if user.as_ref().is_none_or(|user| event.session.user() == user) {
                 sse::event(&render(&event, user.is_none()), &mut frames);
             }
         }
-        frames.freeze()
+        Some(frames.freeze())
     }
 }
 
@@ -202,19 +231,25 @@ fn render(event: &SessionEvent, with_user: bool) -> Value {
     shown
 }
 
-type Step = Option<(Bytes, Reader)>;
+/// Frames, and the reader if more may follow.
+type Step<S> = Option<(Bytes, Option<Reader<S>>)>;
 
-struct Frames {
-    step: Pin<Box<dyn Future<Output = Step> + Send>>,
+struct Frames<S> {
+    /// `None` at the end.
+    step: Option<Pin<Box<dyn Future<Output = Step<S>> + Send>>>,
 }
 
-impl Stream for Frames {
+impl<S: Source + 'static> Stream for Frames<S> {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = ready!(self.step.as_mut().poll(context));
+        let Some(step) = &mut self.step else { return Poll::Ready(None) };
+        let next = ready!(step.as_mut().poll(context));
+        self.step = None;
         Poll::Ready(next.map(|(frames, reader)| {
-            self.step = Box::pin(reader.next());
+            if let Some(reader) = reader {
+                self.step = Some(Box::pin(reader.next()));
+            }
             Ok(frames)
         }))
     }

@@ -101,6 +101,13 @@ impl Query {
         }
     }
 
+    /// Value of a field that is a whole number.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        let text = self.text(name)?;
+        let number = text.map(str::parse).transpose();
+        number.map_err(|_| invalid(format!("{name}: must be a whole number")))
+    }
+
     /// Value of `limit`: 1 to `most`.
     pub(crate) fn limit(&self, default: usize, most: usize) -> Result<usize, ApiError> {
         let Some(text) = self.text("limit")? else { return Ok(default) };
@@ -134,7 +141,8 @@ mod tests {
         assert!(query.text("user").is_err());
         assert_eq!(query.get("none").unwrap(), None);
         assert!(query.flag("purge").unwrap() && !query.flag("none").unwrap());
-        assert!(query.flag("y").is_err());
+        assert!(query.flag("y").is_err() && query.number("y").is_err());
+        assert_eq!((query.number("limit").unwrap(), query.number("none").unwrap()), (Some(7), None));
         assert_eq!(query.limit(5, 10).unwrap(), 7);
     }
 

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{
-    events, health, models, openapi, responses, sessions, stats, trace, turns as kept_turns, usage, users,
+    events, health, models, openapi, overview, responses, sessions, stats, trace, turns as kept_turns, usage,
+    users,
 };
 use crate::server::api::error::{ApiError, ErrorForm};
 use crate::server::app::App;
@@ -28,7 +29,7 @@ use crate::server::{dialect, page, turns};
 use crate::telemetry::metrics::{HttpLimit, HttpMetrics};
 
 /// Paths of the streams that do not belong to a turn.
-const SESSION_EVENTS: [&str; 2] = ["/v1/events/stream", "/v1/happenings"];
+const SESSION_EVENTS: [&str; 3] = ["/v1/events/stream", "/v1/happenings", "/v1/sessions/{id}/live"];
 /// Retry delay when all connections are in use: streams end all the time.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -69,6 +70,7 @@ pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
         .route("/v1/models/{id}", get(models::one))
         .route("/v1/pool/stats", get(stats::pool))
         .route("/v1/usage", get(usage::report))
+        .route("/v1/overview", get(overview::show))
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/happenings", get(events::deprecated))
         .merge(sessions::routes());

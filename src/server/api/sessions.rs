@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{conversation, mcp, permissions, steer, workspace, workspace_file};
+use super::{activity, conversation, live, mcp, permissions, steer, workspace, workspace_file};
 use crate::error::TurnError;
 use crate::model::ids::{MAX_NAME_BYTES, SessionKey, UserId};
 use crate::server::api::error::ApiError;
@@ -27,8 +27,10 @@ use crate::system::Session;
 use crate::telemetry::events::{EventKind, Exit};
 
 const LISTED: usize = 100;
-/// Maximum length of a list: some 300 bytes per session.
+/// Maximum length of a list of one user: some 450 bytes per session.
 const MOST_LISTED: usize = 1000;
+/// Maximum length of a list of all users, which an operator alone gets.
+const MOST_OF_ALL: usize = 10_000;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -37,6 +39,8 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/sessions/{id}/warm", post(warm))
         .route("/v1/sessions/{id}/interrupt", post(interrupt))
         .route("/v1/sessions/{id}/steer", post(steer::steer))
+        .route("/v1/sessions/{id}/activity", get(activity::show))
+        .route("/v1/sessions/{id}/live", get(live::watch))
         .route("/v1/sessions/{id}/events", get(turns::replay::attach))
         .route("/v1/sessions/{id}/permissions", get(permissions::list))
         .route("/v1/sessions/{id}/permissions/{request_id}", post(permissions::answer))
@@ -59,6 +63,12 @@ pub(crate) struct SessionView {
     idle_seconds: f64,
     #[serde(flatten)]
     status: StatusView,
+    /// The first words of the conversation.
+    title: Option<String>,
+    input_tokens: u64,
+    output_tokens: u64,
+    /// Permissions and questions that wait for an answer.
+    pending_permissions: usize,
     last_exit: Option<ExitView>,
 }
 
@@ -133,6 +143,10 @@ impl SessionView {
             last_used: seconds(status.last_used),
             idle_seconds: status.idle.as_secs_f64(),
             status: StatusView::of(&status),
+            title: status.title,
+            input_tokens: status.input_tokens,
+            output_tokens: status.output_tokens,
+            pending_permissions: status.pending_permissions,
             last_exit: status.last_exit.map(|Exit { reason, detail, at }| ExitView {
                 reason,
                 detail,
@@ -190,12 +204,16 @@ pub(crate) async fn existing(
 }
 
 async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<Listed>, ApiError> {
-    let limit = query.fields.limit(LISTED, MOST_LISTED)?;
     let all_users = query.is_about_all();
+    let limit = query.fields.limit(LISTED, if all_users { MOST_OF_ALL } else { MOST_LISTED })?;
     let user = if all_users { None } else { Some(query.subject()?) };
-    // The semaphore is never closed. Records are read from disk, so concurrent lists are limited.
-    let _room = app.gathering.acquire().await;
-    let (found, more) = app.pilot.known_sessions(user.as_ref()).await?;
+    let (found, more) = if query.fields.flag("loaded")? {
+        (app.pilot.loaded_sessions(user.as_ref()), false)
+    } else {
+        // The semaphore is never closed. Records are read from disk, so concurrent lists are limited.
+        let _room = app.gathering.acquire().await;
+        app.pilot.known_sessions(user.as_ref()).await?
+    };
     let truncated = more || found.len() > limit;
     let show = |(key, status): (SessionKey, SessionStatus)| SessionView {
         user: all_users.then(|| encode(key.user())),

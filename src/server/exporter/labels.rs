@@ -18,7 +18,7 @@ pub(crate) fn route(pattern: Option<&str>) -> Route {
         ["v1", "models", ..] => Route::Models,
         ["v1", "sessions" | "turns" | "users", ..] => Route::Sessions,
         ["v1", "workspace", ..] => Route::Workspace,
-        ["v1", "pool" | "usage", ..] => Route::Stats,
+        ["v1", "pool" | "usage" | "overview", ..] => Route::Stats,
         ["health" | "livez" | "readyz"] => Route::Health,
         ["metrics"] => Route::Metrics,
         _ => Route::Page,

@@ -124,6 +124,8 @@ impl SessionActorState {
         record.context_turns = record.context_turns.saturating_add(1);
         self.machine.set_context(true);
         record.cost_usd += ended.cost_usd;
+        record.input_tokens = record.input_tokens.saturating_add(ended.usage.all_input());
+        record.output_tokens = record.output_tokens.saturating_add(ended.usage.output_tokens);
         if let Some(id) = ended.cli_session_id.filter(|id| *id != record.cli_session_id) {
             // A command in the text began another conversation: that is the one to resume.
             record.cli_session_id = id;

@@ -23,6 +23,10 @@ impl SessionActorState {
             return submission.job.abort(TurnError::Overtaken);
         }
         let turn = submission.job.turn;
+        if self.record.title.is_none() {
+            // On disk with the next start, or with the turn.
+            self.record.title = submission.title.take();
+        }
         self.last_turn = Some(turn);
         submission.settings.own_credentials = self.record.own_credentials;
         let settings_hash = match &submission.attachment {
@@ -118,6 +122,7 @@ impl SessionActorState {
                 settings: SettingsRecord::default(),
                 attachment: None,
                 follows: None,
+                title: None,
             }),
         );
         Some(QueuedTurn { turn, settings_hash: None, brings_history })

@@ -49,6 +49,7 @@ impl SessionActorState {
         record.context_turns = to.turns;
         if to.turns == 0 {
             record.chosen_model = None;
+            record.title = None;
         }
         self.machine.set_context(to.turns > 0);
         record.context_answered = to.turns > 0 && record.context_answered;

@@ -78,6 +78,7 @@ impl Session {
                 settings: settings.clone(),
                 attachment: Some(attachment.clone()),
                 follows: None,
+                title: None,
             };
             if entry.actor.cast(SessionMessage::Submit(Box::new(submission))).is_ok() {
                 return Ok(turn);

@@ -2,6 +2,7 @@
 
 use std::future::ready;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use ractor::MessagingErr;
@@ -14,12 +15,12 @@ use crate::child::Job;
 use crate::config::SlashCommands;
 use crate::error::TurnError;
 use crate::model::ids::TurnId;
-use crate::model::{CallerTool, History, Prompt, Role, ToolResult, is_model_name};
+use crate::model::{CallerTool, History, Prompt, Role, ToolResult, first_words, is_model_name};
 use crate::session::import::{first_line, within};
 use crate::session::{SessionMessage, env::Env, message::TurnSubmission, registry::Entry};
-use crate::session::{shelf::SpareKind, status::Visible, store::SettingsRecord};
-use crate::telemetry::metrics::{AdmissionRejected, FirstOutput};
-use crate::turn::{Conversation, Earlier, Hold, Outcome, Turn, TurnOptions, TurnTrace, turn_channel};
+use crate::session::{past::PastTurn, shelf::SpareKind, status::Visible, store::SettingsRecord};
+use crate::telemetry::metrics::{AdmissionRejected, FirstOutput, TurnOutcome};
+use crate::turn::{Conversation, Earlier, Hold, Outcome, Status, Turn, TurnOptions, TurnTrace, turn_channel};
 
 /// A longer history is encoded on a thread for blocking work: a megabyte takes some milliseconds.
 const ENCODE_INLINE_BYTES: usize = 256 << 10;
@@ -117,7 +118,7 @@ impl Session {
     /// Sends the turn to the session's actor; `None` if the actor has ended.
     fn post(
         &self,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         permit: OwnedSemaphorePermit,
         encoded: EncodedTurn,
         accepted: Instant,
@@ -132,17 +133,33 @@ impl Session {
         let (telemetry, running) = (sessions.env.telemetry.clone(), sessions.open_turns.token());
         let key = entry.key.clone();
         let trace = TurnTrace::begin(&entry.hash, id, is_warm, accepted);
-        let traced = trace.clone();
+        let (traced, passed, accepted_at) = (trace.clone(), entry.clone(), SystemTime::now());
         let on_end = Box::new(move |outcome: &Outcome| {
             traced.ended(outcome);
-            let status = &outcome.status;
-            telemetry.turn_ended(&key, status.into(), status.error(), accepted.elapsed());
+            let (status, took) = (&outcome.status, accepted.elapsed());
+            let (given_after, first_after) = traced.marks();
+            let label = TurnOutcome::from(status);
+            passed.status.turn_passed(PastTurn {
+                accepted_at,
+                given_after,
+                first_after,
+                took,
+                outcome: label.as_str(),
+                error: match status {
+                    Status::Completed => None,
+                    Status::Failed(failure) => Some(failure.kind.clone()),
+                    Status::Aborted(error) => Some(error.code().to_owned()),
+                },
+                cost_usd: outcome.cost_usd,
+            });
+            telemetry.turn_ended(&key, label, status.error(), took);
             drop((permit, running));
         });
         let actor = entry.actor.clone();
         let cancel = Arc::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
         let (events, bytes) = (limits.event_buffer, limits.event_buffer_bytes);
         let (sender, turn) = turn_channel(id, events, bytes, cancel, on_end);
+        sender.show_to(entry.live.clone());
         let job = Box::new(Job {
             turn: id,
             sender: Some(sender),
@@ -156,8 +173,8 @@ impl Session {
             trace,
             results: encoded.results,
         });
-        let EncodedTurn { settings, follows, .. } = encoded;
-        let submission = Box::new(TurnSubmission { job, settings, attachment: None, follows });
+        let EncodedTurn { settings, follows, title, .. } = encoded;
+        let submission = Box::new(TurnSubmission { job, settings, attachment: None, follows, title });
         let Err(refused) = entry.actor.cast(SessionMessage::Submit(submission)) else {
             return Ok(Some(turn));
         };
@@ -199,6 +216,8 @@ pub(super) struct EncodedTurn {
     results: Arc<[ToolResult]>,
     /// See [`TurnSubmission::follows`].
     follows: Option<TurnId>,
+    /// See [`TurnSubmission::title`].
+    title: Option<String>,
 }
 
 impl EncodedTurn {
@@ -210,7 +229,15 @@ impl EncodedTurn {
             restrictions: options.restrictions.unwrap_or_default(),
             ..SettingsRecord::default()
         };
-        Self { line, earlier: None, hold: None, settings, results: Arc::default(), follows: None }
+        Self {
+            line,
+            earlier: None,
+            hold: None,
+            settings,
+            results: Arc::default(),
+            follows: None,
+            title: None,
+        }
     }
 
     fn encode(
@@ -236,6 +263,7 @@ impl EncodedTurn {
             (SlashCommands::Pass, Some(_)) => SlashCommands::Text,
             (commands, _) => commands,
         };
+        let title = first_words(&prompt, options.history.as_ref());
         let line = within(adapter::encode_turn(&prompt, commands)?, config.session.prompt_limit)?;
         for (option, name) in [("model", &options.model), ("fallback_model", &options.fallback_model)] {
             // The empty name takes a former fallback back.
@@ -279,7 +307,7 @@ impl EncodedTurn {
                 Earlier::Unanswered(first_line(env, &conversation, false))
             }
         });
-        Ok(Self { line, earlier, hold, settings, results, follows: None })
+        Ok(Self { line, earlier, hold, settings, results, follows: None, title })
     }
 }
 
