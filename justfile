@@ -19,6 +19,11 @@ release:
     release/build
     release/try
 
+# The pictures of docs/page.md (needs Chromium and Pillow).
+pictures:
+    cargo test --test it page::
+    python3 docs/page/shrink.py target/page
+
 # Everything that must hold before a merge; installs what the tests need under target/.
 all:
     tests/run

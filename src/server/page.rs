@@ -1,6 +1,7 @@
 //! The live page: `GET /` for browsers and its files. Programs get the service document.
 //!
 //! The files in `page/` are embedded in the binary and served unchanged; nothing is built or loaded from other hosts.
+//! Texts of users and children reach the page through templates that know no HTML (`page/ui.js`), or as `textContent`.
 //! They hold no data: the page calls the same API with the user's key. It may run only its own scripts and reach only
 //! this service.
 
@@ -17,18 +18,39 @@ use super::api::health;
 
 const FOLDER: &str = "/page/";
 const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 const INDEX: &str = include_str!("page/index.html");
 
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 19] = [
+    ("answers.js", JAVASCRIPT, include_str!("page/answers.js")),
     ("app.js", JAVASCRIPT, include_str!("page/app.js")),
-    ("service.js", JAVASCRIPT, include_str!("page/service.js")),
-    ("sessions.js", JAVASCRIPT, include_str!("page/sessions.js")),
+    ("attention.js", JAVASCRIPT, include_str!("page/attention.js")),
+    ("charts.js", JAVASCRIPT, include_str!("page/charts.js")),
+    ("conversation.js", JAVASCRIPT, include_str!("page/conversation.js")),
     ("events.js", JAVASCRIPT, include_str!("page/events.js")),
+    ("load.js", JAVASCRIPT, include_str!("page/load.js")),
     ("message.js", JAVASCRIPT, include_str!("page/message.js")),
-    ("style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
+    ("now.js", JAVASCRIPT, include_str!("page/now.js")),
+    ("overview.js", JAVASCRIPT, include_str!("page/overview.js")),
+    ("routes.js", JAVASCRIPT, include_str!("page/routes.js")),
+    ("service.js", JAVASCRIPT, include_str!("page/service.js")),
+    ("session.js", JAVASCRIPT, include_str!("page/session.js")),
+    ("sessions.js", JAVASCRIPT, include_str!("page/sessions.js")),
+    ("store.js", JAVASCRIPT, include_str!("page/store.js")),
+    ("ui.js", JAVASCRIPT, include_str!("page/ui.js")),
+    ("verbs.js", JAVASCRIPT, include_str!("page/verbs.js")),
+    ("style.css", CSS, include_str!("page/style.css")),
     ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+];
+
+/// Libraries of others, as they were released: `page/vendor/README.md` names their versions, licences and checksums.
+const LIBRARIES: [(&str, &str, &str); 4] = [
+    ("preact.mjs", JAVASCRIPT, include_str!("page/vendor/preact.mjs")),
+    ("htm.mjs", JAVASCRIPT, include_str!("page/vendor/htm.mjs")),
+    ("uPlot.iife.min.js", JAVASCRIPT, include_str!("page/vendor/uPlot.iife.min.js")),
+    ("uPlot.min.css", CSS, include_str!("page/vendor/uPlot.min.css")),
 ];
 
 /// Content security policy: only this service, no scripts from text (trusted types), no framing.
@@ -55,7 +77,7 @@ pub(super) async fn file(method: Method, uri: Uri, Path(name): Path<String>) -> 
 }
 
 fn find(name: &str) -> Option<&'static (&'static str, &'static str, &'static str)> {
-    FILES.iter().find(|(file, ..)| *file == name)
+    FILES.iter().chain(&LIBRARIES).find(|(file, ..)| *file == name)
 }
 
 fn serve(kind: &'static str, content: &'static str) -> Response {
@@ -89,8 +111,10 @@ fn wants_html(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use sha2::{Digest, Sha256};
 
     use super::*;
+    use crate::support::hex;
 
     #[test]
     fn browsers_get_page_and_programs_document() {
@@ -111,6 +135,27 @@ mod tests {
             assert!(!wants(program), "{program}");
         }
         assert!(!wants_html(&HeaderMap::new()));
+    }
+
+    /// Templates escape; these would not.
+    #[test]
+    fn own_files_write_no_html() {
+        for (name, _, content) in FILES {
+            for forbidden in
+                ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "dangerouslySet", "eval("]
+            {
+                assert!(!content.contains(forbidden), "{name}: {forbidden}");
+            }
+        }
+    }
+
+    #[test]
+    fn libraries_are_as_released() {
+        let readme = include_str!("page/vendor/README.md");
+        for (name, _, content) in LIBRARIES {
+            let sum = hex::encode(&Sha256::digest(content));
+            assert!(readme.contains(&format!("| `{name}` |")) && readme.contains(&sum), "{name}: {sum}");
+        }
     }
 
     #[test]

@@ -34,6 +34,16 @@ pub fn find(version: &str) -> Option<PathBuf> {
     all.join(version).join("node_modules/.bin/claude").canonicalize().ok()
 }
 
+/// The checker of accessibility for pages, which `tests/run` installs with the packages for Node.
+pub fn axe() -> Option<PathBuf> {
+    let home = std::env::var_os("PILOTLIGHT_NODE_SDKS").map(PathBuf::from);
+    let found = home.map(|home| home.join("node_modules/axe-core/axe.min.js")).filter(|file| file.is_file());
+    if found.is_none() {
+        left_out("axe-core is not installed (tests/run installs it)");
+    }
+    found
+}
+
 /// Whether the tests run in full. Otherwise what is slow and much the same with every version runs with the first
 /// version alone.
 pub fn is_long() -> bool {

@@ -1,11 +1,16 @@
 //! The live page as people use it: in a real browser, with a mouse, with the keyboard alone, on a phone, in the dark.
 //! Pictures of what was seen are in `target/page`. Without a Chromium these tests say that they are left out.
 
+mod access;
 mod browser;
+mod charts;
 mod keys;
 mod looks;
+mod many;
+mod one;
 mod others;
 mod sessions;
+mod tasks;
 mod trying;
 
 use std::sync::Arc;

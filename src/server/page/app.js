@@ -2,11 +2,15 @@
 
 import * as log from "/page/events.js";
 import * as message from "/page/message.js";
+import * as store from "/page/store.js";
 import { Refusal, ask, byId, credentials, events, notify, write } from "/page/service.js";
-import * as sessions from "/page/sessions.js";
+import * as routes from "/page/routes.js";
+import * as verbs from "/page/verbs.js";
 
 /** Sessions are requested after events, at most this often, */
 const LEAST_PAUSE = 700;
+/** and less often where it takes long: the page works for a twentieth of the time. */
+const REST = 20;
 /** and without events at least this often, because memory grows silently. */
 const LONGEST_PAUSE = 5000;
 /** Pauses before reconnecting. */
@@ -17,6 +21,8 @@ let tries = 0;
 let retry;
 let looking = false;
 let lookAgain = null;
+/** Milliseconds that the last look kept the page busy. */
+let worked = 0;
 
 function link(is, text) {
   byId("link").dataset.is = is;
@@ -57,6 +63,7 @@ async function listen(mine) {
         welcome(item);
       } else {
         log.add(item);
+        routes.event(item);
         soon();
       }
     }
@@ -71,17 +78,19 @@ function welcome({ version, speaks_for: speaksFor, sees }) {
   link("live", "Live");
   write(byId("version"), version);
   document.body.dataset.speaksFor = speaksFor;
+  document.body.dataset.sees = sees;
   byId("key-open").hidden = !credentials.key && speaksFor === "anybody";
   write(byId("sessions-title"), sees === "all" ? "Sessions" : "Your sessions");
   if (!byId("key").contains(document.activeElement) || byId("key").dataset.sent) openKey(false);
   log.begin();
   message.fit(speaksFor);
+  store.distrust();
   look();
 }
 
 function broken(error) {
   if (error instanceof Refusal && [400, 401, 403].includes(error.status)) {
-    sessions.forget();
+    routes.forget();
     log.begin();
     link("closed", error.code.startsWith("missing_") ? "Waiting for a key" : "Not connected");
     byId("key-open").hidden = true;
@@ -99,7 +108,7 @@ function broken(error) {
 
 /** Refreshes soon, once for all events until then. */
 function soon() {
-  lookAgain ??= setTimeout(look, LEAST_PAUSE);
+  lookAgain ??= setTimeout(look, Math.max(LEAST_PAUSE, REST * worked));
 }
 
 async function look() {
@@ -109,7 +118,8 @@ async function look() {
   if (looking) return soon();
   looking = true;
   try {
-    await sessions.refresh();
+    await routes.refresh();
+    worked = Math.min(LONGEST_PAUSE / REST, routes.worked());
   } catch (error) {
     // Connection failures are reported by the stream.
     if (error instanceof Refusal && error.status !== 401) notify(`The sessions cannot be shown: ${error.message}`, "bad");
@@ -147,16 +157,17 @@ byId("key-forget").addEventListener("click", () => {
 function use(key, user) {
   credentials.set(key, user);
   byId("key").dataset.sent = "yes";
-  sessions.forget();
+  routes.forget();
   link("waiting", "Connecting…");
   connect();
 }
 
 document.addEventListener("visibilitychange", look);
 setInterval(look, LONGEST_PAUSE);
-setInterval(() => document.hidden || sessions.showAges(), 1000);
 
+verbs.afterwards(look);
 credentials.load();
 message.prepare();
-sessions.forget();
+routes.prepare(() => void look());
+routes.forget();
 connect();

@@ -119,4 +119,21 @@ export function bytes(count) {
   return count < 1e9 ? `${Math.max(1, Math.round(count / 2 ** 20))} MiB` : `${(count / 2 ** 30).toFixed(1)} GiB`;
 }
 
+/** A number of things, short: 1234 is 1.2 k. */
+export function count(number) {
+  if (number < 1000) return String(number);
+  const [unit, name] = number < 1e6 ? [1e3, "k"] : number < 1e9 ? [1e6, "M"] : [1e9, "G"];
+  const share = number / unit;
+  return `${share < 10 ? share.toFixed(1) : Math.round(share)} ${name}`;
+}
+
+/** US dollars. */
+export function money(usd) {
+  if (!usd) return "–";
+  return usd < 0.01 ? "<$0.01" : `$${usd < 100 ? usd.toFixed(2) : Math.round(usd)}`;
+}
+
+/** A model without what all names begin with. */
+export const shortModel = (model) => (model ? model.replace(/^claude-/, "").replace(/-\d{8}$/, "") : "–");
+
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour12: false });

@@ -1,218 +1,190 @@
-// The sessions: how many are at what, a row for each, and the buttons that warm, interrupt and evict.
+// The list of sessions: search, states, order, and the rows that are in sight. Thousands are as quick as three.
 
-import { age, ask, byId, bytes, clock, credentials, element, notify, userName, write } from "/page/service.js";
+import { age, byId, bytes, clock, count, money, shortModel } from "/page/service.js";
+import { agesOf, isOrderly, known, placeOf, WITH_CHILD } from "/page/store.js";
+import { Component, html, render, Steady } from "/page/ui.js";
+import { Verb } from "/page/verbs.js";
+
+/** Rows that are drawn beyond the edges. */
+const BEYOND = 6;
+const ROW = 46;
+const ROW_PHONE = 132;
+const phone = matchMedia("(max-width: 760px)");
 
 /** In the order in which they matter. */
-const STATES = ["busy", "idle", "starting", "stopping", "backoff", "failed", "dormant"];
-const WITH_CHILD = ["busy", "idle", "starting", "stopping"];
-/** Rows that are shown; a longer list is said to be one. */
-const MOST = 200;
-const COLUMNS = ["Session", "State", "Age", "Idle", "Memory", "Turns", "Restarts", "Last exit"];
-/** How long a confirmation stays on a button. */
-const ASKED_FOR = 4000;
+export const STATES = ["failed", "backoff", "asks", "busy", "idle", "starting", "stopping", "dormant"];
+export const isIn = (session, state) => (state === "asks" ? session.pending_permissions > 0 : session.state === state);
 
-const rows = new Map();
-/** The last answer and its time: ages advance between two answers. */
-let latest = { sessions: [], at: 0, serverTime: 0 };
+/** Failed ones first, then those that wait for an answer, then those with a child. */
+const rank = (session) =>
+  session.state === "failed" || session.state === "backoff" ? 0 : session.pending_permissions ? 1 : WITH_CHILD.includes(session.state) ? 2 : 3;
+const tokens = (session) => session.input_tokens + session.output_tokens;
 
-export async function refresh() {
-  const response = await ask(`/v1/sessions?limit=${MOST}`);
-  const serverTime = Date.parse(response.headers.get("date")) / 1000 || Date.now() / 1000;
-  const { sessions, truncated, spares } = await response.json();
-  latest = { sessions, at: performance.now(), serverTime };
-  sessions.sort(inOrder);
-  count(sessions);
-  countSpares(spares);
-  fill(sessions);
-  showAges();
-  byId("sessions-empty").hidden = sessions.length > 0;
-  write(byId("sessions-empty"), "No sessions yet. A user's first message creates one: try it below.");
-  byId("sessions-more").hidden = !truncated;
-  write(byId("sessions-more"), `Only the ${sessions.length} used last are shown; there are more.`);
-}
+/** Name, value to sort by (largest first), and class of each column. */
+const COLUMNS = [
+  ["Session", (session) => session.title || session.name || session.id, ""],
+  ["State", (session) => -rank(session), ""],
+  ["Model", (session) => session.model ?? "", "wide-only"],
+  ["Idle", (session) => -agesOf(session).idle, "number"],
+  ["Memory", (session) => session.memory_bytes, "number"],
+  ["Tokens", tokens, "number"],
+  ["Cost", (session) => session.total_cost_usd, "number"],
+  ["Turns", (session) => session.turns, "number wide-only"],
+  ["Restarts", (session) => session.restarts, "number wide-only"],
+  ["Pid", (session) => session.pid ?? 0, "number wide-only"],
+  ["Last exit", (session) => session.last_exit?.at ?? 0, ""],
+];
 
-/** Clears everything shown. */
-export function forget() {
-  latest = { sessions: [], at: 0, serverTime: 0 };
-  count([]);
-  countSpares();
-  fill([]);
-  byId("sessions-empty").hidden = byId("sessions-more").hidden = true;
-}
+export const view = { search: "", state: "", sort: "State", up: false, selected: "", found: [] };
+let stamp = "";
+let foundFor = "";
 
-/** Sessions with a child first, then by name, so that rows do not move under the pointer. */
-function inOrder(one, other) {
-  const rank = (session) => (session.state === "failed" || session.state === "backoff" ? 0 : WITH_CHILD.includes(session.state) ? 1 : 2);
-  return rank(one) - rank(other) || key(one).localeCompare(key(other));
-}
-
-const key = (session) => JSON.stringify([session.user ?? "", session.id]);
-
-function count(sessions) {
-  const list = byId("states");
-  if (!list.childElementCount) {
-    for (const state of STATES) {
-      const item = element("li");
-      item.dataset.state = state;
-      item.append(element("b", "0"), element("span", state));
-      list.append(item);
-    }
-    const memory = element("li");
-    memory.append(element("b", "–"), element("span", "memory"));
-    list.append(memory);
-    const spares = element("li");
-    spares.id = "spares";
-    spares.append(element("b", "0"), element("span", "spares"));
-    list.append(spares);
-  }
-  const children = [...list.children];
-  STATES.forEach((state, index) => {
-    const number = sessions.filter((session) => session.state === state).length;
-    children[index].dataset.none = number === 0;
-    write(children[index].firstChild, String(number));
+/** Sessions that match, in order. Found again if something has changed. */
+function find() {
+  const now = [known.version, view.search, view.state, view.sort, view.up].join("|");
+  if (now === foundFor) return;
+  foundFor = now;
+  const words = view.search.toLowerCase().split(/\s+/).filter(Boolean);
+  const found = [...known.sessions.values()].filter(
+    (session) => (!view.state || isIn(session, view.state)) && words.every((word) => session.text.includes(word)),
+  );
+  const [, value] = COLUMNS.find(([name]) => name === view.sort);
+  const values = new Map(found.map((session) => [session, value(session)]));
+  const direction = view.up ? -1 : 1;
+  const byName = (one, other) => (one.key < other.key ? -1 : 1);
+  found.sort((one, other) => {
+    const [a, b] = [values.get(one), values.get(other)];
+    if (a === b) return byName(one, other);
+    return direction * (typeof a === "string" ? (a < b ? -1 : 1) : b - a);
   });
-  write(children[STATES.length].firstChild, bytes(sessions.reduce((sum, session) => sum + session.memory_bytes, 0)));
+  view.found = found;
 }
 
-/** Children that are started ahead for new users. Only an admin hears of them, and only where there are any they are shown. */
-function countSpares({ ready = 0, warming = 0 } = {}) {
-  const shown = byId("spares");
-  shown.hidden = ready + warming === 0;
-  write(shown.firstChild, String(ready));
-  write(shown.lastChild, warming ? `spares, ${warming} warming` : "spares");
-}
-
-function fill(sessions) {
-  const body = byId("rows");
-  const focused = document.activeElement;
-  const wanted = new Set(sessions.map(key));
-  for (const [name, row] of rows) {
-    if (!wanted.has(name)) {
-      row.node.remove();
-      rows.delete(name);
-    }
+class Row extends Steady {
+  render({ session, selected, place }) {
+    const { state, last_exit: exit } = session;
+    const who = [session.name, session.name ? session.id : ""].filter(Boolean).join(" · ");
+    return html`<tr data-state=${state} data-selected=${selected ? "yes" : undefined} aria-rowindex=${place + 2}>
+      <th scope="row" title=${[session.title, who || session.id].filter(Boolean).join("\n")}>
+        <a href=${placeOf(session)}><b>${session.title || session.name || session.id}</b></a>
+        <span class="quiet">${session.title ? who || session.id : session.name ? session.id : ""}</span>
+      </th>
+      <td data-label="State"><span class="state">${session.frozen ? `${state}, frozen` : state}</span>
+        ${session.pending_permissions > 0 && html`<a class="asks" href=${placeOf(session)}>asks</a>`}
+        ${session.queue_depth > 0 && html`<span class="quiet">+${session.queue_depth} waiting</span>`}</td>
+      <td data-label="Model" class="wide-only">${shortModel(session.model)}</td>
+      <td data-label="Idle" class="number"><${Idle} session=${session} /></td>
+      <td data-label="Memory" class="number">${bytes(session.memory_bytes)}</td>
+      <td data-label="Tokens" class="number">${count(tokens(session))}</td>
+      <td data-label="Cost" class="number">${money(session.total_cost_usd)}</td>
+      <td data-label="Turns" class="number wide-only">${session.turns}</td>
+      <td data-label="Restarts" class="number wide-only" data-some=${String(session.restarts > 0)}>${session.restarts}</td>
+      <td data-label="Pid" class="number wide-only">${session.pid ?? "–"}</td>
+      <td data-label="Last exit" title=${exit?.detail} data-bad=${String(!isOrderly(exit))}>${exit ? `${exit.reason === "evicted" ? "evicted" : exit.detail}, ${clock(exit.at)}` : "–"}</td>
+      <td class="buttons">${["Warm", "Interrupt", "Evict"].map((name) =>
+        (name !== "Warm" || document.body.dataset.speaksFor !== "nobody") && html`<${Verb} key=${name} name=${name} session=${session} />`)}</td>
+    </tr>`;
   }
-  sessions.forEach((session, index) => {
-    let row = rows.get(key(session));
-    if (!row) rows.set(key(session), (row = newRow()));
-    row.session = session;
-    show(row);
-    if (body.children[index] !== row.node) body.insertBefore(row.node, body.children[index] ?? null);
+}
+
+/** Advances by itself; a row is not drawn for it. */
+class Idle extends Component {
+  componentDidMount() {
+    this.timer = setInterval(() => document.hidden || this.forceUpdate(), 1000);
+  }
+  componentWillUnmount() {
+    clearInterval(this.timer);
+  }
+  render({ session }) {
+    const { idle } = agesOf(session);
+    return session.state === "busy" ? "–" : idle < 3600 ? age(idle) : idle < 48 * 3600 ? `${Math.floor(idle / 3600)} h` : `${Math.floor(idle / 86_400)} d`;
+  }
+}
+
+class Head extends Steady {
+  render({ sort, up }) {
+    const press = (name) => {
+      Object.assign(view, sort === name ? { up: !up } : { sort: name, up: name === "Session" || name === "Model" });
+      show(true);
+    };
+    return html`<tr>${COLUMNS.map(([name, , kind]) => html`
+      <th key=${name} scope="col" class=${kind} aria-sort=${sort === name ? (up ? "ascending" : "descending") : undefined}>
+        <button type="button" class="sort" onClick=${() => press(name)}>${name}</button></th>`)}
+      <th scope="col"><span class="unseen">Actions</span></th></tr>`;
+  }
+}
+
+/** The window of rows that is in sight. */
+function windowOf() {
+  const box = byId("list");
+  const tall = phone.matches ? ROW_PHONE : ROW;
+  const first = Math.max(0, Math.floor(box.scrollTop / tall) - BEYOND);
+  const last = Math.min(view.found.length, Math.ceil((box.scrollTop + box.clientHeight) / tall) + BEYOND);
+  return { tall, first, last: Math.max(last, Math.min(view.found.length, first + 2 * BEYOND)) };
+}
+
+/** Draws the rows in sight. `search`: also finds and sorts. */
+export function show(search = false) {
+  if (search) find();
+  const { tall, first, last } = windowOf();
+  const now = [known.version, first, last, tall, view.selected, view.sort, view.up, view.search, view.state].join("|");
+  if (now === stamp) return summarize();
+  stamp = now;
+  render(html`<${Head} sort=${view.sort} up=${view.up} />`, byId("head"));
+  const rows = view.found.slice(first, last);
+  render(rows.map((session, index) => html`<${Row} key=${session.key} session=${session} place=${first + index} selected=${session.key === view.selected} />`), byId("rows"));
+  byId("above").style.height = `${first * tall}px`;
+  byId("below").style.height = `${(view.found.length - last) * tall}px`;
+  byId("table").ariaRowCount = String(view.found.length + 1);
+  summarize();
+}
+
+function summarize() {
+  const [all, found] = [known.sessions.size, view.found.length];
+  byId("list").hidden = !all;
+  byId("tools").hidden = all < 2;
+  byId("sessions-empty").hidden = found > 0 || (!known.isRead && !all);
+  byId("sessions-empty").textContent = all ? "No session matches." : "No sessions yet. A user's first message creates one: try it below.";
+  byId("sessions-more").hidden = !known.truncated;
+  byId("sessions-more").textContent = `Only ${all} sessions are shown; there are more.`;
+  byId("found").textContent = found === all ? `${count(all)} sessions` : `${count(found)} of ${count(all)}`;
+}
+
+/** Moves the selection and the focus by `by` rows, and into sight. */
+export function select(by) {
+  const at = view.found.findIndex(({ key }) => key === view.selected);
+  const to = Math.min(view.found.length - 1, Math.max(0, at < 0 ? 0 : at + by));
+  const session = view.found[to];
+  if (!session) return;
+  view.selected = session.key;
+  const box = byId("list");
+  const tall = phone.matches ? ROW_PHONE : ROW;
+  const head = byId("head").offsetHeight;
+  if (to * tall < box.scrollTop) box.scrollTop = to * tall;
+  else if ((to + 1) * tall + head > box.scrollTop + box.clientHeight) box.scrollTop = (to + 1) * tall + head - box.clientHeight;
+  box.scrollIntoView({ block: "nearest" });
+  show();
+  // Enter follows the link.
+  byId("rows").querySelector("tr[data-selected] a")?.focus({ preventScroll: true });
+}
+
+export const selected = () => view.found.find(({ key }) => key === view.selected);
+
+export function filter(state) {
+  view.state = view.state === state ? "" : state;
+  show(true);
+}
+
+export function prepare(changed) {
+  byId("search").addEventListener("input", () => {
+    view.search = byId("search").value;
+    byId("list").scrollTop = 0;
+    show(true);
   });
-  // A row that moves takes the focus from its button.
-  if (focused !== document.activeElement && body.contains(focused)) focused.focus();
-}
-
-function newRow() {
-  const node = element("tr");
-  const cells = COLUMNS.map((column, index) => {
-    const cell = element(index ? "td" : "th");
-    if (index) cell.dataset.label = column;
-    else cell.scope = "row";
-    if (index >= 2 && index <= 6) cell.className = "number";
-    node.append(cell);
-    return cell;
+  byId("list").addEventListener("scroll", () => requestAnimationFrame(() => show()), { passive: true });
+  addEventListener("resize", () => show());
+  byId("state").addEventListener("change", () => {
+    view.state = byId("state").value;
+    changed();
   });
-  const buttons = element("td", "", "buttons");
-  node.append(buttons);
-  const row = { node, cells, buttons: {} };
-  for (const [name, act] of Object.entries(ACTIONS)) {
-    const button = element("button", name);
-    button.type = "button";
-    button.addEventListener("click", () => press(row, name, button, act));
-    row.buttons[name] = button;
-    buttons.append(button);
-  }
-  return row;
-}
-
-function show({ session, cells, buttons, node }) {
-  const { state } = session;
-  node.dataset.state = state;
-  const [name, at, , , memory, turns, restarts, exit] = cells;
-  const user = session.user === undefined ? "" : userName(session.user);
-  const label = name.firstChild ?? name.appendChild(element("div"));
-  if (!label.childElementCount) label.append(element("b"), element("span", "", "quiet"));
-  write(label.firstChild, user || session.id);
-  write(label.lastChild, user ? session.id : "");
-  // Long names are cut to two lines.
-  name.title = [user, session.id].filter(Boolean).join(", ");
-  if (!at.childElementCount) at.append(element("span", "", "state"), element("span", "", "quiet"));
-  write(at.firstChild, session.frozen ? `${state}, frozen` : state);
-  write(at.lastChild, session.queue_depth ? `+${session.queue_depth} waiting` : "");
-  write(memory, bytes(session.memory_bytes));
-  write(turns, String(session.turns));
-  write(restarts, String(session.restarts));
-  restarts.dataset.some = session.restarts > 0;
-  const last = session.last_exit;
-  exit.dataset.bad = Boolean(last) && !["clean", "evicted", "drain"].includes(last.reason);
-  write(exit, last ? `${last.reason === "evicted" ? "evicted" : last.detail}, ${clock(last.at)}` : "–");
-  const may = { Warm: !WITH_CHILD.includes(state), Interrupt: state === "busy", Evict: WITH_CHILD.includes(state) && state !== "stopping" };
-  for (const [action, button] of Object.entries(buttons)) {
-    button.hidden = action === "Warm" && document.body.dataset.speaksFor === "nobody";
-    // Not `disabled`: the focus would be lost when an action makes itself impossible.
-    button.ariaDisabled = String(!may[action] || Boolean(button.dataset.works));
-    button.ariaLabel = `${button.textContent} ${user ? `${user}, ` : ""}${session.id}`;
-  }
-}
-
-/** Advances ages without a request. */
-export function showAges() {
-  const since = (performance.now() - latest.at) / 1000;
-  for (const { session, cells } of rows.values()) {
-    const idle = session.state === "busy" ? 0 : session.idle_seconds + since;
-    // The service's clock is known in whole seconds.
-    write(cells[2], age(Math.max(idle, latest.serverTime + since - session.created_at)));
-    write(cells[3], session.state === "busy" ? "–" : age(idle));
-  }
-}
-
-const path = (session, rest) => {
-  const user = session.user === undefined ? "" : `?user=${session.user}`;
-  return `/v1/sessions/${encodeURIComponent(session.id)}${rest}${user}`;
-};
-/** Requests name the user of a row in the path; a user's own key needs none. */
-const of = (session, method) => ({ method, user: session.user === undefined ? credentials.user : "" });
-
-const ACTIONS = {
-  async Warm(session) {
-    await ask(path(session, "/warm"), of(session, "POST"));
-    return "is warm";
-  },
-  async Interrupt(session) {
-    const { interrupted } = await (await ask(path(session, "/interrupt"), of(session, "POST"))).json();
-    return interrupted ? "was interrupted" : "had no turn to interrupt";
-  },
-  async Evict(session) {
-    await ask(path(session, ""), of(session, "DELETE"));
-    return "is evicted; its next message continues the conversation";
-  },
-};
-
-async function press(row, name, button, act) {
-  const { session } = row;
-  if (button.ariaDisabled === "true") return;
-  if (name === "Evict" && session.state === "busy" && !button.dataset.asked) {
-    button.dataset.asked = "yes";
-    button.textContent = "End its turn?";
-    setTimeout(() => restore(row, name, button), ASKED_FOR);
-    return show(row);
-  }
-  restore(row, name, button);
-  button.dataset.works = "yes";
-  show(row);
-  const who = [session.user === undefined ? "" : userName(session.user), session.id].filter(Boolean).join(", ");
-  try {
-    notify(`${who} ${await act(session)}.`, "good");
-  } catch (error) {
-    notify(`${name} ${who}: ${error.message}`, "bad");
-  }
-  delete button.dataset.works;
-  await refresh().catch(() => {});
-}
-
-function restore(row, name, button) {
-  delete button.dataset.asked;
-  button.textContent = name;
-  show(row);
 }

@@ -24,6 +24,7 @@ async fn page_may_only_call_this_service() {
     let mut files: Vec<_> =
         page.body.split("/page/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     files.extend(["service.js", "sessions.js", "events.js", "message.js"]);
+    files.extend(["ui.js", "session.js", "charts.js", "preact.mjs", "htm.mjs", "uPlot.iife.min.js"]);
     for path in ["/".to_owned()].into_iter().chain(files.iter().map(|file| format!("/page/{file}"))) {
         let request = site.web().get(format!("{}{path}", site.http)).header("accept", BROWSER);
         let answer = Answer::of(request).await;

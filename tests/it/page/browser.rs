@@ -30,6 +30,8 @@ pub(crate) struct Browser {
     calls: u64,
     tab: String,
     events: Vec<Value>,
+    /// Presses of the mouse so far.
+    pub(super) clicks: u32,
     _place: Arc<Place>,
 }
 
@@ -53,12 +55,12 @@ impl Browser {
         let send = child.stdin.take().expect("its input");
         let receive = BufReader::new(child.stdout.take().expect("its output"));
         let (calls, events, _place) = (0, Vec::new(), Arc::clone(place));
-        let mut browser = Self { child, send, receive, calls, tab: String::new(), events, _place };
+        let mut browser = Self { child, send, receive, calls, tab: String::new(), events, clicks: 0, _place };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" })).await;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let attached = browser.call("Target.attachToTarget", attach).await;
         browser.tab = attached["sessionId"].as_str().expect("a session").to_owned();
-        for domain in ["Page", "Runtime", "Network", "Log"] {
+        for domain in ["Page", "Runtime", "Network", "Log", "Performance"] {
             browser.call(&format!("{domain}.enable"), json!({})).await;
         }
         browser.resize(1280, 900, false).await;
@@ -114,7 +116,12 @@ impl Browser {
 
     /// Waits until an expression is true.
     pub(crate) async fn until(&mut self, what: &str, expression: &str) {
-        let deadline = Instant::now() + SOON;
+        self.until_within(SOON, what, expression).await;
+    }
+
+    /// The same, for what takes long by its nature.
+    pub(crate) async fn until_within(&mut self, limit: Duration, what: &str, expression: &str) {
+        let deadline = Instant::now() + limit;
         while self.eval(&format!("Boolean({expression})")).await != true {
             if Instant::now() > deadline {
                 let page = self.text("body").await;
@@ -143,10 +150,22 @@ impl Browser {
              await new Promise(requestAnimationFrame); }} }})()"
         );
         let at = self.eval(&middle).await;
+        self.clicks += 1;
         for kind in ["mousePressed", "mouseReleased"] {
             let event = json!({ "type": kind, "x": at[0], "y": at[1], "button": "left", "clickCount": 1 });
             self.call("Input.dispatchMouseEvent", event).await;
         }
+    }
+
+    /// Moves the mouse to the middle of what a selector finds.
+    pub(crate) async fn hover(&mut self, selector: &str) {
+        let quoted = json!(selector);
+        let middle = format!(
+            "(() => {{ const it = document.querySelector({quoted}); it.scrollIntoView({{ block: 'center' }}); \
+             const box = it.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
+        );
+        let at = self.eval(&middle).await;
+        self.call("Input.dispatchMouseEvent", json!({ "type": "mouseMoved", "x": at[0], "y": at[1] })).await;
     }
 
     /// Types into what has the focus.
@@ -160,6 +179,11 @@ impl Browser {
             "Tab" => (9, ""),
             "Enter" => (13, "\r"),
             " " => (32, " "),
+            "Escape" => (27, ""),
+            "/" => (191, "/"),
+            "?" => (191, "?"),
+            "j" => (74, "j"),
+            "k" => (75, "k"),
             other => panic!("{other} is not known"),
         };
         let modifiers = if with_control { 2 } else { 0 };
@@ -196,6 +220,24 @@ impl Browser {
         let scheme = if is_dark { "dark" } else { "light" };
         let feature = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.call("Emulation.setEmulatedMedia", json!({ "features": feature })).await;
+    }
+
+    /// Milliseconds in each second of this time that the page's scripts and all its work took.
+    pub(crate) async fn load(&mut self, during: Duration) -> (f64, f64) {
+        let before = self.metrics().await;
+        sleep(during).await;
+        let after = self.metrics().await;
+        let share = |at: usize| (after[at] - before[at]) / (after[0] - before[0]) * 1000.0;
+        (share(1), share(2))
+    }
+
+    async fn metrics(&mut self) -> [f64; 3] {
+        let found = self.call("Performance.getMetrics", json!({})).await;
+        ["Timestamp", "ScriptDuration", "TaskDuration"].map(|name| {
+            let all = found["metrics"].as_array().expect("metrics");
+            let it = all.iter().find(|it| it["name"] == name).expect("a metric");
+            it["value"].as_f64().expect("a number")
+        })
     }
 
     /// A picture of the whole page, for people to look at: `target/page/NAME.png`.

@@ -5,7 +5,7 @@ use super::in_row;
 use crate::common::keyring::Keyring;
 use crate::common::program::{Answer, Program, message, place};
 
-async fn use_key(browser: &mut Browser, key: &str) {
+pub(super) async fn use_key(browser: &mut Browser, key: &str) {
     if browser.eval("document.querySelector('#key').hidden").await == true {
         browser.click("#key-open").await;
     }
