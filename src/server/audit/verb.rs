@@ -29,7 +29,8 @@ pub(super) fn verb(method: &Method, route: &str) -> Option<&'static str> {
         ("POST", "/v1/sessions/{id}/warm") => "session.warm",
         ("POST", "/v1/sessions/{id}/interrupt") => "session.interrupt",
         ("POST", "/v1/sessions/{id}/steer") => "session.steer",
-        ("GET", "/v1/sessions/{id}/events") => "session.follow",
+        ("GET", "/v1/sessions/{id}/events" | "/v1/sessions/{id}/live") => "session.follow",
+        ("GET", "/v1/sessions/{id}/activity") => "session.activity",
         ("GET", "/v1/sessions/{id}/messages") => "session.messages",
         ("GET", "/v1/sessions/{id}/context") => "session.context",
         ("POST", "/v1/sessions/{id}/compact") => "session.compact",
@@ -48,6 +49,7 @@ pub(super) fn verb(method: &Method, route: &str) -> Option<&'static str> {
         ("PUT", "/v1/workspace/files/{*path}") => "file.write",
         ("DELETE", "/v1/workspace/files/{*path}") => "file.delete",
         ("GET", "/v1/usage") => "usage.read",
+        ("GET", "/v1/overview") => "overview.read",
         ("GET", "/v1/pool/stats") => "sessions.list",
         ("DELETE", "/v1/users" | "/v1/users/{id}") => "user.delete",
         // Clients answer a HEAD as a GET.
