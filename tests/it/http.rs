@@ -3,6 +3,7 @@
 mod asking;
 mod asynchronous;
 mod attach;
+mod audit;
 mod auth;
 mod backup;
 mod bad_input;
