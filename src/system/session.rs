@@ -39,9 +39,9 @@ use crate::workspace::UsageLimits;
 use crate::workspace::beneath::ChildDir;
 use crate::workspace::{Deleted, Workspace};
 
-/// How often a call looks for the session again when its actor ended in between. Each time a new actor is started, so
-/// more than one retry is needed only if actors keep failing.
-const LOOKUPS: usize = 4;
+/// How often a call looks for the session again when its actor ended in between. One look finds the ended actor, the next
+/// starts another: more than two such pairs are needed only if actors keep failing.
+const LOOKUPS: usize = 8;
 
 /// How often credentials are written while starts of a child clear their directory; a start clears it once.
 const CREDENTIALS_ATTEMPTS: usize = 3;
