@@ -18,7 +18,6 @@ const MAX_STDERR: usize = 2 << 10;
 
 /// The last turns and children of a session, the oldest first.
 #[derive(Debug, Clone, Default)]
-#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only the server shows it"))]
 pub(crate) struct Past {
     pub(crate) turns: VecDeque<PastTurn>,
     pub(crate) ends: VecDeque<ChildEnd>,

@@ -3,11 +3,14 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use tokio::sync::broadcast::{Receiver, Sender, channel};
+use tokio::sync::broadcast::Sender;
+#[cfg(feature = "server")]
+use tokio::sync::broadcast::{Receiver, channel};
 
 /// Reads that may wait for a watcher; older ones are dropped. Some seconds of a fast model.
+#[cfg(feature = "server")]
 const MAX_READS: usize = 256;
-/// Longer reads are left out: together with [`MAX_READS`] it bounds what a slow watcher holds to 16 MiB.
+/// Longer reads are left out: together with `MAX_READS` it bounds what a slow watcher holds to 16 MiB.
 const MAX_BYTES: usize = 64 << 10;
 
 /// The lines of a session's turns as they are read.
