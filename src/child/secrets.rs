@@ -4,6 +4,7 @@
 //! values are redacted there: as they are, in hexadecimal, in base64, with percent escapes as in URLs, and with backslash
 //! escapes as in JSON.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,8 @@ const KEY_IN_PATH: usize = 16;
 
 /// Most secrets that a child learns while it runs; the oldest make room. Those of its start always stay.
 const MOST_LEARNED: usize = 1024;
+/// Most bytes of them: each is kept in several forms, ten times its size.
+const MOST_LEARNED_BYTES: usize = 256 << 10;
 
 /// The secrets of a child. Clones share what is learned later.
 #[derive(Clone, Default)]
@@ -63,7 +66,7 @@ impl Secrets {
         };
         let of_variables = variables.filter(|(name, _)| is_secret(name)).map(|(_, value)| value.clone());
         let whole = of_variables.chain(of_servers(servers)).chain(tokens.iter().cloned());
-        Self { of_start: forms(whole).into(), learned: Arc::default() }
+        Self { of_start: values(whole).into_iter().map(Forms::of).collect(), learned: Arc::default() }
     }
 
     /// These secrets and one more.
@@ -74,12 +77,29 @@ impl Secrets {
 
     /// Adds the secrets of servers that a running child is given.
     pub(crate) fn learn(&self, servers: &Map<String, Value>) {
+        let mut new = values(of_servers(servers));
+        new.truncate(MOST_LEARNED);
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = forms(of_servers(servers));
-        learned.retain(|known| new.iter().all(|new| new.plain != known.plain));
-        learned.extend(new);
-        let excess = learned.len().saturating_sub(MOST_LEARNED);
-        learned.drain(..excess);
+        let named: HashSet<String> = new.into_iter().collect();
+        let (known, mut kept): (Vec<_>, Vec<_>) =
+            learned.drain(..).partition(|forms| named.contains(&forms.plain));
+        let formed: HashSet<String> = known.iter().map(|forms| forms.plain.clone()).collect();
+        kept.extend(known);
+        let mut bytes = 0;
+        let unknown = named.into_iter().filter(|value| !formed.contains(value)).take_while(|value| {
+            bytes += value.len();
+            bytes <= MOST_LEARNED_BYTES
+        });
+        kept.extend(unknown.map(Forms::of));
+        let mut bytes = 0;
+        // From the newest on.
+        let fits = kept.iter().rev().take(MOST_LEARNED).take_while(|forms| {
+            bytes += forms.plain.len();
+            bytes <= MOST_LEARNED_BYTES
+        });
+        let excess = kept.len() - fits.count();
+        kept.drain(..excess);
+        *learned = kept;
     }
 
     pub(super) fn redact(&self, text: &str) -> String {
@@ -118,8 +138,8 @@ fn of_servers(servers: &Map<String, Value>) -> impl Iterator<Item = String> {
     of_tables.chain(urls).chain(args)
 }
 
-/// The forms of these values, each once.
-fn forms(whole: impl Iterator<Item = String>) -> Vec<Forms> {
+/// The values that are long enough and their lines, each once.
+fn values(whole: impl Iterator<Item = String>) -> Vec<String> {
     // A text of many lines may be printed line by line.
     let parts = whole.flat_map(|value| {
         let lines: Vec<String> = value.lines().map(str::to_owned).collect();
@@ -128,7 +148,7 @@ fn forms(whole: impl Iterator<Item = String>) -> Vec<Forms> {
     let mut values: Vec<String> = parts.filter(|value| value.len() >= SHORTEST).collect();
     values.sort();
     values.dedup();
-    values.into_iter().map(Forms::of).collect()
+    values
 }
 
 impl Forms {
@@ -307,7 +327,20 @@ mod tests {
             clone.learn(servers(&format!("s3cret-{number:05}")).as_object().unwrap());
         }
         assert_eq!(clone.learned.lock().unwrap().len(), MOST_LEARNED);
+        assert_eq!(clone.redact("s3cret-02047"), BLACK);
         assert_eq!(clone.redact("s3cret-00000 s3cret-of-the-start"), format!("s3cret-00000 {BLACK}"));
+    }
+
+    #[test]
+    fn learned_secrets_have_a_limit_in_bytes() {
+        let secrets = Secrets::default();
+        for number in 0..64 {
+            let value = format!("{number:04}{}", "x".repeat(16 << 10));
+            let servers = serde_json::json!({ "m": { "env": { "TOKEN": value } } });
+            secrets.learn(servers.as_object().unwrap());
+        }
+        let bytes: usize = secrets.learned.lock().unwrap().iter().map(|forms| forms.plain.len()).sum();
+        assert!(bytes <= MOST_LEARNED_BYTES && bytes > MOST_LEARNED_BYTES / 2, "{bytes}");
     }
 
     #[test]

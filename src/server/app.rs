@@ -178,6 +178,7 @@ impl App {
         self.conversations.forget(user).await;
         self.responses.forget(user).await;
         self.identities.forget(user);
+        self.history.forget(user);
         self.idempotency.forget(user);
         self.replays.forget_user(user);
         self.async_turns.forget_user(user);

@@ -6,8 +6,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use crate::model::ids::UserId;
 use crate::server::app::App;
 use crate::support::lock::MutexExt;
 use crate::telemetry::events::SessionEvent;
@@ -33,6 +34,11 @@ impl History {
         self.0.lock_unpoisoned().failures()
     }
 
+    /// Drops the failures of a deleted user.
+    pub(crate) fn forget(&self, user: &UserId) {
+        self.0.lock_unpoisoned().forget(user);
+    }
+
     fn record(&self, event: &SessionEvent) {
         self.0.lock_unpoisoned().record(event);
     }
@@ -46,6 +52,8 @@ impl History {
 pub(crate) async fn keep(app: Arc<App>) {
     let mut events = app.pilot.events();
     let mut ends = interval_at(Instant::now() + BUCKET, BUCKET);
+    // After a stall of the disk no empty buckets follow.
+    ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             event = events.next() => app.history.record(&event),

@@ -61,7 +61,8 @@ impl Past {
     pub(super) fn child_ended(&mut self, mut end: ChildEnd) {
         let from = end.stderr.len().saturating_sub(MAX_STDERR);
         let from = (from..=end.stderr.len()).find(|at| end.stderr.is_char_boundary(*at)).unwrap_or(0);
-        end.stderr.drain(..from);
+        // Without the room of the rest.
+        end.stderr = end.stderr.split_off(from);
         push(&mut self.ends, end, MAX_ENDS);
     }
 }

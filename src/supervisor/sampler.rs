@@ -36,7 +36,8 @@ pub(crate) struct MetricsSampler;
 
 pub(crate) struct SamplerState {
     sessions: Arc<Sessions>,
-    budget: u64,
+    /// Of the host or the container of the server.
+    available: u64,
     round: Round,
     /// A look at those that are near is on its way.
     near: bool,
@@ -70,13 +71,12 @@ impl Actor for MetricsSampler {
         sessions: Arc<Sessions>,
     ) -> Result<SamplerState, ActorProcessingErr> {
         let available = memory_limit().unwrap_or(u64::MAX);
-        let budget = sessions.env.current().limits.memory_budget.of(available);
         let session_limit = sessions.env.config.limits.memory_of_session(available);
-        sessions.env.telemetry.metrics.memory_budget.set(budget as f64);
         sessions.env.telemetry.metrics.session_memory_limit.set(session_limit as f64);
         let pause = sessions.env.config.metrics.sample_interval;
         let round = Round { session_limit, ..Round::default() };
-        let mut state = SamplerState { sessions, budget, round, near: false, due: Instant::now() };
+        let mut state = SamplerState { sessions, available, round, near: false, due: Instant::now() };
+        state.budget();
         state.go_on_after(&myself, pause);
         Ok(state)
     }
@@ -146,14 +146,23 @@ impl SamplerState {
         }
     }
 
+    /// The memory that all children may use, by the configuration in effect.
+    fn budget(&self) -> u64 {
+        let env = &self.sessions.env;
+        let budget = env.current().limits.memory_budget.of(self.available);
+        env.telemetry.metrics.memory_budget.set(budget as f64);
+        budget
+    }
+
     /// Opens or closes the gate according to memory, and requests an eviction where that helps.
     fn press(&self, used: u64) {
+        let budget = self.budget();
         let admission = &self.sessions.admission;
         // Under pressure all spares end at once: what they use refuses no start and takes no session's child.
-        let used = used.saturating_sub(self.sessions.shelf.measured_all(used, self.budget));
-        let pressure = Pressure::of(used, self.budget, admission.pressure());
+        let used = used.saturating_sub(self.sessions.shelf.measured_all(used, budget));
+        let pressure = Pressure::of(used, budget, admission.pressure());
         admission.set_pressure(pressure);
-        let relaxed = self.budget / 100 * Pressure::RELAXED_PERCENT;
+        let relaxed = budget / 100 * Pressure::RELAXED_PERCENT;
         let room = if pressure >= Pressure::Evicting {
             Room::Bytes(used.saturating_sub(relaxed))
         } else if admission.wants_room() {

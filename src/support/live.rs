@@ -29,7 +29,8 @@ impl Live {
         let watched = self.0.get().filter(|sender| sender.receiver_count() > 0);
         if let Some(sender) = watched.filter(|_| lines.len() <= MAX_BYTES) {
             // The watchers may be gone meanwhile.
-            sender.send(lines.clone()).ok();
+            // A copy: the lines are a part of a block that may be a thousand times as large.
+            sender.send(Bytes::copy_from_slice(lines)).ok();
         }
     }
 }

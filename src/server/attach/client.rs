@@ -117,7 +117,7 @@ async fn attach(attaching: &Attaching, hello: Hello) -> Result<Attached, ApiErro
     if let Some(entry) = &entry {
         entry.in_session(name.clone());
     }
-    let config = app.pilot.config();
+    let config = app.pilot.current();
     let limits = caller.limits();
     let rules = AttachRules {
         policy: config.permissions.policy.stricter(limits.policy),

@@ -56,6 +56,10 @@ impl LogFile {
             self.size = 0;
             return Ok(());
         }
+        // Renamed already, by an attempt that found no way to begin another file: the others stay where they are.
+        if matches!(fs::symlink_metadata(&self.path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            return self.reopen();
+        }
         for number in (1..self.files - 1).rev() {
             renamed(&numbered(&self.path, number), &numbered(&self.path, number + 1))?;
         }
@@ -124,6 +128,19 @@ mod tests {
         let mut log = LogFile::open(&path, 8, 1).unwrap();
         log.append(b"more\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "more\n");
+    }
+
+    #[test]
+    fn rotation_that_was_interrupted_moves_nothing_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit");
+        let mut log = LogFile::open(&path, 8, 4).unwrap();
+        log.append(b"one..\n").unwrap();
+        // As after a rename, when no other file could be opened.
+        fs::rename(&path, numbered(&path, 1)).unwrap();
+        log.append(b"two..\n").unwrap();
+        let expected = [("audit", "two..\n"), ("audit.1", "one..\n")];
+        assert_eq!(texts(directory.path()), expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::model::ids::SessionKey;
+use crate::model::ids::{SessionKey, UserId};
 use crate::telemetry::events::{EventKind, SessionEvent};
 
 /// Buckets that are kept: six hours. Some 100 bytes each.
@@ -170,6 +170,10 @@ impl Ring {
 
     pub(crate) fn buckets(&self, since: u64) -> Vec<Bucket> {
         self.buckets.iter().filter(|bucket| bucket.ends_at > since).copied().collect()
+    }
+
+    pub(super) fn forget(&mut self, user: &UserId) {
+        self.failures.retain(|failure| failure.session.user() != user);
     }
 
     pub(crate) fn failures(&self) -> Vec<Failure> {

@@ -70,15 +70,21 @@ class Request extends Component {
   }
 }
 
+/** Marks that turn the direction of writing as their numbers: they could make a command look like another one. */
+const visible = (text) => text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => `<U+${mark.charCodeAt(0).toString(16).toUpperCase()}>`);
+
 class Permission extends Component {
   render({ input, mayAnswer, answer }, { message }) {
     const { command, ...others } = input;
     const isCommand = typeof command === "string";
     const rest = !isCommand || Object.keys(others).length ? JSON.stringify(isCommand ? others : input, null, 2) : "";
     const text = [isCommand ? command : "", rest].filter(Boolean).join("\n");
-    return html`<pre tabindex="0">${text.slice(0, MOST_SHOWN)}</pre>
+    // What is not seen in whole is not allowed here: a long command could hide its end.
+    const isWhole = text.length <= MOST_SHOWN;
+    return html`<pre tabindex="0">${visible(text.slice(0, MOST_SHOWN))}</pre>
+      ${!isWhole && html`<p>${text.length - MOST_SHOWN} more characters are not shown: it cannot be allowed on this page.</p>`}
       ${mayAnswer && html`<div class="buttons">
-        <button type="button" class="main" onClick=${() => answer({ behavior: "allow" })}>Allow</button>
+        <button type="button" class="main" disabled=${!isWhole} onClick=${() => answer({ behavior: "allow" })}>Allow</button>
         <button type="button" onClick=${() => answer(message ? { behavior: "deny", message } : { behavior: "deny" })}>Deny</button>
         <label>Reason for a denial <input value=${message ?? ""} maxlength="1000" onInput=${(event) => this.setState({ message: event.currentTarget.value })} /></label>
       </div>`}`;

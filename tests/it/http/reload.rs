@@ -41,12 +41,16 @@ async fn reload_keeps_the_child_and_its_turn() {
     };
     eventually_some("the tool runs", SOON, files).await;
 
-    let limits = "[limits]\nmax_children = 1\nqueue_deadline = \"100ms\"\nsessions_per_user = 1\n";
+    let limits = "[limits]\nmax_children = 1\nqueue_deadline = \"100ms\"\nsessions_per_user = 1\nmemory_budget = \"3GiB\"\n";
     let http = "[http]\nstrict = true\nmodels = [\"opus\"]\nturns_per_user = 1\n";
     reload(&place, &program, &site, &format!("{tools}{limits}{http}"), "applied").await;
     assert_eq!(site.metric("config_restart_keys", &[]).await, 0.0);
 
-    // All of it is in effect while the turn runs.
+    // All of it is in effect while the turn runs, the memory with the next sample.
+    let budget = async || {
+        (site.metric("memory_budget_bytes", &[]).await == 3.0 * 1024.0 * 1024.0 * 1024.0).then_some(())
+    };
+    eventually_some("the budget changes", SOON, budget).await;
     let mut ignored = message("hello");
     ignored["temperature"] = json!(0.5);
     (ignored["model"], ignored["max_tokens"]) = (json!("sonnet"), json!(9));
