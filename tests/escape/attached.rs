@@ -47,7 +47,9 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
         let kept = read(&path);
         assert!(!kept.trim().is_empty(), "{} has something to gain", path.display());
         let printed = attempt(scene, &mut client, &["read", &path.display().to_string()]).await;
-        findings.judge(&scene.walls, PROMISE, printed.contains(kept.trim()), &printed);
+        // A record is written again at any time; what it names stays.
+        let gain = kept.lines().find(|line| line.contains("cli_session_id")).unwrap_or(&kept).trim();
+        findings.judge(&scene.walls, PROMISE, printed.contains(gain), &printed);
     }
     let printed =
         attempt(scene, &mut client, &["read", &format!("/proc/{}/environ", victim.child.pid)]).await;
