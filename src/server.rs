@@ -173,7 +173,8 @@ impl Server {
         };
         let public_router = CurrentRouter::new(router::public(app.clone(), policy.clone()));
         accept(public.0, &public_router, most);
-        let reloading = Reloading { policy, router: public_router };
+        let reloading =
+            Reloading { policy, router: public_router, one_at_a_time: tokio::sync::Mutex::default() };
         if let Some(socket) = socket_of(app.pilot.config()) {
             tasks.spawn(closing.clone().or(socket.serve(attaching)));
         }

@@ -227,9 +227,10 @@ impl Pilotlight {
     /// As [`Pilotlight::known_sessions`], of those in memory alone, in no order. Reads no file.
     #[cfg(feature = "server")]
     pub(crate) fn loaded_sessions(&self, user: Option<&UserId>) -> Vec<(SessionKey, SessionStatus)> {
-        let mut sessions = self.sessions();
-        sessions.retain(|(key, _)| user.is_none_or(|user| key.user() == user));
-        sessions
+        let mut entries = self.shared().registry.entries();
+        // The statuses of others are not looked at.
+        entries.retain(|entry| user.is_none_or(|user| entry.key.user() == user));
+        entries.into_iter().map(|entry| (entry.key.clone(), entry.status.status())).collect()
     }
 
     /// What is in use of what the limits give, at this moment.

@@ -4,10 +4,9 @@
 //! values are redacted there: as they are, in hexadecimal, in base64, with percent escapes as in URLs, and with backslash
 //! escapes as in JSON.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -15,6 +14,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use crate::support::hex;
+use crate::support::lock::MutexExt;
 
 /// Parts of the names of secret variables. Other variables (a region, a base URL) help to find an error.
 const SECRET_NAMES: [&str; 7] = ["KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "HEADERS"];
@@ -77,35 +77,26 @@ impl Secrets {
 
     /// Adds the secrets of servers that a running child is given.
     pub(crate) fn learn(&self, servers: &Map<String, Value>) {
-        let mut new = values(of_servers(servers));
-        new.truncate(MOST_LEARNED);
-        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        let named: HashSet<String> = new.into_iter().collect();
-        let (known, mut kept): (Vec<_>, Vec<_>) =
-            learned.drain(..).partition(|forms| named.contains(&forms.plain));
-        let formed: HashSet<String> = known.iter().map(|forms| forms.plain.clone()).collect();
-        kept.extend(known);
         let mut bytes = 0;
-        let unknown = named.into_iter().filter(|value| !formed.contains(value)).take_while(|value| {
-            bytes += value.len();
+        let mut fits = |length: usize| {
+            bytes += length;
             bytes <= MOST_LEARNED_BYTES
-        });
-        kept.extend(unknown.map(Forms::of));
-        let mut bytes = 0;
-        // From the newest on.
-        let fits = kept.iter().rev().take(MOST_LEARNED).take_while(|forms| {
-            bytes += forms.plain.len();
-            bytes <= MOST_LEARNED_BYTES
-        });
-        let excess = kept.len() - fits.count();
-        kept.drain(..excess);
-        *learned = kept;
+        };
+        let new = values(of_servers(servers)).into_iter().take(MOST_LEARNED);
+        let new: Vec<String> = new.take_while(|value| fits(value.len())).collect();
+        let mut learned = self.learned.lock_unpoisoned();
+        learned.retain(|known| new.binary_search(&known.plain).is_err());
+        let room = MOST_LEARNED - new.len();
+        let kept = learned.iter().rev().take(room).take_while(|known| fits(known.plain.len())).count();
+        let excess = learned.len() - kept;
+        learned.drain(..excess);
+        learned.extend(new.into_iter().map(Forms::of));
     }
 
     pub(super) fn redact(&self, text: &str) -> String {
         let lower = text.to_ascii_lowercase();
         let decoded = [Decoded::of(text, percent), Decoded::of(text, backslash)];
-        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        let learned = self.learned.lock_unpoisoned();
         let all = self.of_start.iter().chain(&*learned);
         let mut spans: Vec<_> = all.flat_map(|forms| forms.spans(text, &lower, &decoded)).collect();
         drop(learned);

@@ -15,6 +15,8 @@ use crate::telemetry::metrics::Reload;
 pub(super) struct Reloading {
     pub(super) policy: AuthPolicy,
     pub(super) router: CurrentRouter,
+    /// A reload is compared with the configuration of the one before.
+    pub(super) one_at_a_time: tokio::sync::Mutex<()>,
 }
 
 /// What the operator should know of the last reload.
@@ -53,6 +55,7 @@ impl Server {
     /// # Errors
     /// The configuration is invalid, contradicts keys that wait, or a secret of a webhook is unusable: nothing has changed.
     pub async fn reload(&self, config: &Config) -> Result<Reloaded, ServeError> {
+        let _others_wait = self.reloading.one_at_a_time.lock().await;
         let reloaded = self.take_over(config).await;
         match &reloaded {
             Ok(reloaded) => {

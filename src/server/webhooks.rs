@@ -197,17 +197,19 @@ impl Webhooks {
 
     /// Reports permissions that tools wait for, of all sessions, while an endpoint wants them.
     pub(crate) async fn follow(self, pilot: Pilotlight) {
+        let mut since = SystemTime::UNIX_EPOCH;
         loop {
             if self.want(WebhookEvent::PermissionNeeded) {
-                self.report_permissions(&pilot).await;
+                self.report_permissions(&pilot, since).await;
             } else {
                 self.0.changed.notified().await;
+                since = SystemTime::now();
             }
         }
     }
 
-    /// Until no endpoint wants them any more.
-    async fn report_permissions(&self, pilot: &Pilotlight) {
+    /// Until no endpoint wants them any more. The log goes back further than `since`.
+    async fn report_permissions(&self, pilot: &Pilotlight, since: SystemTime) {
         let (mut events, mut last) = (pilot.events(), None);
         loop {
             let event = tokio::select! {
@@ -225,7 +227,9 @@ impl Webhooks {
                 self.0.metrics.webhook_drops.increment(WebhookDrop::Missed);
             }
             last = Some(event.number);
-            if let EventKind::PermissionNeeded { request_id, tool_name } = &event.kind {
+            if let EventKind::PermissionNeeded { request_id, tool_name } = &event.kind
+                && event.at >= since
+            {
                 let session = (event.session.user(), event.session.conversation());
                 self.send(&Message::of_permission(session, (request_id, tool_name), event.at));
             }

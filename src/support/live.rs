@@ -47,6 +47,9 @@ mod tests {
         let live = Live::default();
         live.show(&Bytes::from_static(b"before\n"));
         let mut watcher = live.watch();
+        let read = Bytes::from(vec![b'x'; 100]);
+        live.show(&read.slice(..1));
+        assert_ne!(watcher.try_recv().unwrap().as_ptr(), read.as_ptr(), "the rest of the read is not held");
         for number in 0..=MAX_READS {
             live.show(&format!("{number}\n").into());
         }

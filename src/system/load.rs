@@ -50,7 +50,10 @@ pub(super) async fn of(sessions: &Arc<Sessions>) -> Load {
         let disk = rustix::fs::statvfs(&data_dir).ok().map(|found| Disk {
             free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
             // Blocks that are reserved for root are neither free nor used.
-            total_bytes: (found.f_blocks.saturating_sub(found.f_bfree).saturating_add(found.f_bavail))
+            total_bytes: found
+                .f_blocks
+                .saturating_sub(found.f_bfree)
+                .saturating_add(found.f_bavail)
                 .saturating_mul(found.f_frsize),
         });
         Ok((disk, open_files(), memory_limit().unwrap_or(u64::MAX)))

@@ -3,6 +3,7 @@
 use axum::http::{Method, Uri};
 
 use crate::model::ids::DEFAULT_CONVERSATION;
+use crate::server::api::query::Query;
 use crate::server::percent;
 
 /// The verb of a request; `None` for those that show nothing of a user and change nothing.
@@ -61,18 +62,16 @@ pub(super) fn verb(method: &Method, route: &str) -> Option<&'static str> {
 
 /// The session that a request names in its path or its query. Turns have it in their response.
 pub(super) fn session(route: &str, uri: &Uri) -> Option<String> {
-    let text = |encoded: &[u8]| percent::decode(encoded).and_then(|name| String::from_utf8(name).ok());
     if route.starts_with("/v1/sessions/{id}") {
-        return text(uri.path().split('/').nth(3)?.as_bytes());
+        let name = percent::decode(uri.path().split('/').nth(3)?.as_bytes())?;
+        return String::from_utf8(name).ok();
     }
     if !route.starts_with("/v1/workspace") {
         return None;
     }
-    let fields = uri.query().unwrap_or_default().split('&');
-    match fields.filter_map(|field| field.strip_prefix("session=")).next() {
-        Some(name) => text(name.replace('+', " ").as_bytes()),
-        None => Some(DEFAULT_CONVERSATION.to_owned()),
-    }
+    // A query that cannot be read is refused, and names none.
+    let fields = Query::of(uri).ok()?;
+    Some(fields.text("session").ok()?.unwrap_or(DEFAULT_CONVERSATION).to_owned())
 }
 
 #[cfg(test)]

@@ -184,7 +184,6 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::UserId;
 
     fn event(kind: EventKind) -> SessionEvent {
         let session = SessionKey::new(UserId::new("a").unwrap(), "default").unwrap();
@@ -223,6 +222,10 @@ mod tests {
         (0..2 * MAX_FAILURES).for_each(|_| ring.record(&ended("error", 1)));
         ring.record(&event(EventKind::NotStarted { reason: "eacces" }));
         let failures = ring.failures();
+        ring.forget(&UserId::new("another").unwrap());
+        assert_eq!(ring.failures().len(), failures.len());
+        ring.forget(&UserId::new("a").unwrap());
+        assert_eq!(ring.failures().len(), 0);
         assert_eq!(
             (failures.len(), failures[0].kind, failures[0].detail.as_str()),
             (64, "not_started", "eacces")

@@ -65,6 +65,7 @@ export class Conversation extends Component {
     const { session } = this.props;
     if (this.looking || this.gone || document.hidden) return;
     this.looking = true;
+    let isGone = false;
     const since = session.turns;
     try {
       for (let pages = 0; pages < MOST_PAGES; pages += 1) {
@@ -81,12 +82,13 @@ export class Conversation extends Component {
       }
     } catch (error) {
       // The last message may be gone: the conversation was reset, or taken back.
-      if (error.status === 400 || error.status === 404) this.setState({ messages: [], left: 0, error: error.status === 404 ? error.message : "" });
+      isGone = error.status === 400;
+      if (isGone || error.status === 404) this.setState({ messages: [], left: 0, error: error.status === 404 ? error.message : "" });
       else this.setState({ error: error.message });
     }
     this.looking = false;
     const now = this.props.session;
-    if (now.state === "busy" || now.turns !== since) this.soon(PAUSE);
+    if (isGone || now.state === "busy" || now.turns !== since) this.soon(PAUSE);
     else this.setState({ live: "" });
   }
 

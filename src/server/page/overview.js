@@ -8,8 +8,11 @@ const PAUSE = 4000;
 /** `history`: a list for each value, the oldest first. */
 export const overview = { is: false, denied: false, history: null, data: null };
 let readAt = -Infinity;
+/** How often all was forgotten: an answer from before is for another key. */
+let forgotten = 0;
 
 export function forget() {
+  forgotten += 1;
   Object.assign(overview, { is: false, denied: false, history: null, data: null });
   readAt = -Infinity;
 }
@@ -25,7 +28,9 @@ export async function refresh() {
   if (overview.denied || performance.now() - readAt < PAUSE) return false;
   readAt = performance.now();
   const last = overview.history?.ends_at.at(-1) ?? 0;
+  const before = forgotten;
   const data = await (await ask(`/v1/overview?since=${last}`)).json();
+  if (before !== forgotten) return false;
   overview.history = join(overview.history, data.history);
   Object.assign(overview, { is: true, data });
   return true;

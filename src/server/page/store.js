@@ -14,18 +14,24 @@ export const known = { sessions: new Map(), truncated: false, spares: {}, at: 0,
 
 export const keyOf = ({ user, id }) => JSON.stringify([user ?? "", id]);
 
+/** How often all was forgotten, and how often distrusted: an answer from before is out of date. */
+const count = { forgotten: 0, distrusted: 0 };
+
 export function forget() {
+  count.forgotten += 1;
   known.sessions.clear();
   Object.assign(known, { truncated: false, spares: {}, isRead: false, version: known.version + 1 });
 }
 
 /** Reads all again with the next refresh. */
 export function distrust() {
+  count.distrusted += 1;
   known.isRead = false;
 }
 
 export async function refresh() {
   const all = !known.isRead;
+  const { forgotten, distrusted } = count;
   const response = await ask(`/v1/sessions?limit=${MOST[document.body.dataset.sees] ?? MOST.own}${all ? "" : "&loaded=true"}`);
   const serverTime = Date.parse(response.headers.get("date")) / 1000 || Date.now() / 1000;
   const text = await response.text();
@@ -48,7 +54,9 @@ export async function refresh() {
       else found.delete(key);
     }
   }
-  Object.assign(known, { sessions: found, spares: spares ?? {}, at: performance.now(), serverTime, isRead: true });
+  if (forgotten !== count.forgotten) return;
+  const isRead = distrusted === count.distrusted;
+  Object.assign(known, { sessions: found, spares: spares ?? {}, at: performance.now(), serverTime, isRead });
   if (all) known.truncated = truncated;
   known.took = performance.now() - begun;
   // An object that stayed the same has not changed.

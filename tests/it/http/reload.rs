@@ -11,7 +11,7 @@ use crate::common::{SOON, eventually, eventually_some};
 const PAGE: &str = "https://chat.example.org";
 
 /// Writes another configuration over the one that the server was started with, and has it read.
-async fn reload(place: &Place, program: &Program, site: &Site, config: &str, outcome: &str) {
+pub(super) async fn reload(place: &Place, program: &Program, site: &Site, config: &str, outcome: &str) {
     let label = format!("outcome=\"{outcome}\"");
     let before = site.metric("config_reloads_total", &[&label]).await;
     std::fs::write(place.path().join("served.toml"), config).unwrap();

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::reload::reload;
 use crate::common::keyring::Keyring;
 use crate::common::place::Place;
 use crate::common::program::{Answer, Program, Site, message, place};
@@ -216,6 +217,29 @@ async fn needed_permission_is_reported() {
     assert_eq!(Answer::of(allowed).await.status, 204);
     let sent: Value = serde_json::from_slice(&receiver.messages(2).await[1].body).unwrap();
     assert_eq!((&sent["type"], &sent["data"]["status"]), (&json!("turn_ended"), &json!("completed")));
+}
+
+/// The log of events goes back further than the wish of an endpoint that a reload brings.
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoint_of_a_reload_gets_no_old_permissions() {
+    let place = place();
+    let receiver = Receiver::start(Mood::Fine).await;
+    let ask = "[permissions]\npolicy = \"ask\"";
+    let (program, site) = Program::ready(&place, ask).await;
+    let waiting = async |user: &str| {
+        begin(&site, user, "[[tool:Bash {\"command\":\"touch it\"}]]").await;
+        let first = async || {
+            let pending = Answer::of(site.of("GET", "/v1/sessions/a%20b/permissions", user)).await.json();
+            pending["permissions"][0]["request_id"].as_str().map(str::to_owned)
+        };
+        eventually_some("a permission waits", SOON, first).await
+    };
+    let before = waiting("alice").await;
+    reload(&place, &program, &site, &config(&place, &[&receiver], ask), "applied").await;
+    let after = waiting("bob").await;
+    let sent: Value = serde_json::from_slice(&receiver.messages(1).await[0].body).unwrap();
+    assert_ne!(before, after);
+    assert_eq!(sent["data"]["request_id"], json!(after));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,6 +68,24 @@ async fn permission_is_seen_and_answered() {
     browser.was_good(&site.http).await;
 }
 
+/// A long command could hide its end from who allows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn permission_that_is_not_seen_whole_has_no_allow() {
+    let Some((mut browser, _program, site, _place)) = open(ASK).await else { return };
+    browser.until_text("#link", "Live").await;
+    let input = json!({ "command": format!("true \u{202e}{} ; touch hidden", "x".repeat(30_000)) });
+    let running = site.asking("alice", &message(&format!("[[tool:Bash {input}]]"))).send().await.unwrap();
+    browser.until_text("#attention", "alice waits for an answer").await;
+    browser.click("#attention a").await;
+    browser.until_text(".waits", "more characters are not shown").await;
+    browser.until_text(".waits pre", "<U+202E>").await;
+    assert_eq!(browser.eval("document.querySelector('.waits button.main').disabled").await, true);
+    browser.click(".waits .buttons button:not(.main)").await;
+    browser.until("nothing waits", "!document.querySelector('.waits')").await;
+    assert!(running.text().await.unwrap().contains("\"result\""), "the turn goes on");
+    browser.was_good(&site.http).await;
+}
+
 /// Names, words, inputs of tools, files and processes are strangers'.
 #[tokio::test(flavor = "multi_thread")]
 async fn page_of_a_session_takes_no_html() {

@@ -57,13 +57,14 @@ impl Protocol {
     pub(in crate::child::connection) fn passed_on(&self) -> PassedOn {
         let running = self.running.as_ref();
         let is_read = running.is_some_and(|it| it.produced && it.job.sender.is_some() && !it.is_withheld());
-        match is_read {
-            false => PassedOn::Nothing,
-            true if !self.calls.are_possible() => PassedOn::Answer,
+        // The message of an open call counts as complete when it is silent: each of its lines is heard.
+        if !is_read || self.calls.are_open() {
+            PassedOn::Nothing
+        } else if self.calls.are_possible() {
             // The end of a message with calls is a line of the answer.
-            true if !self.calls.are_open() => PassedOn::Deltas,
-            // The message of an open call counts as complete when it is silent: each of its lines is heard.
-            true => PassedOn::Nothing,
+            PassedOn::Deltas
+        } else {
+            PassedOn::Answer
         }
     }
 
