@@ -47,7 +47,7 @@ async fn rests_with(data: &Path, session: &Session, user: &str, most: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_of_killed_clis_are_bounded() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::for_long().await else { return };
     let system = bench
         .embed(|config| {
             config.permissions.policy = PermissionPolicy::Allow;
