@@ -24,6 +24,7 @@ mod http;
 mod isolation;
 mod operate;
 mod page;
+mod publish;
 mod readme;
 mod security;
 mod shim;
