@@ -5,5 +5,6 @@ mod expression;
 mod files;
 mod live;
 mod prometheus;
+mod provisioning;
 mod questions;
 mod traffic;

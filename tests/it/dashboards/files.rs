@@ -18,6 +18,8 @@ const ON_NO_PANEL: [(&str, &str); 0] = [];
 /// Metrics of the server itself, outside of the catalogue; each is on a panel.
 const OF_THE_PROCESS: [&str; 3] =
     ["process_start_time_seconds", "process_cpu_seconds_total", "process_resident_memory_bytes"];
+/// An alert is read in other programs than a checkout, so its link is a whole one.
+const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 const SERIES_KINDS: [&str; 5] = ["timeseries", "stat", "heatmap", "table", "state-timeline"];
 
 #[test]
@@ -105,7 +107,8 @@ fn every_alert_says_what_to_do() {
         for field in ["summary: ", "description: "] {
             assert!(block.contains(field), "{name} has no {field}");
         }
-        let runbook = format!("runbook_url: dashboards/README.md#{}", name.to_lowercase());
+        let runbook =
+            format!("runbook_url: {REPOSITORY}/blob/main/dashboards/README.md#{}\n", name.to_lowercase());
         assert!(block.contains(&runbook), "{name} has no {runbook}");
         assert!(readme.contains(&format!("\n### {name}\n")), "README.md does not say what to do for {name}");
         let firing = format!("alertname=\"{name}\"");
