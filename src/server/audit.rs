@@ -5,7 +5,7 @@
 //! an [`Entry`] is shared by all that know a part of it, and its end queues it. A thread writes; nothing waits for the disk.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -23,10 +23,12 @@ use crate::telemetry::metrics::{AuditLoss, HttpMetrics};
 
 mod file;
 mod line;
+mod refusals;
 mod verb;
 
 use file::LogFile;
 use line::Line;
+use refusals::Refusals;
 
 /// Lines that wait for the disk, some 300 bytes each; a second of the fastest callers. Further ones are lost and counted.
 const QUEUE: usize = 4096;
@@ -37,6 +39,9 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Least time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
+/// Time over which refusals of requests that have no entry are summed up.
+const SUM_UP: Duration = Duration::from_secs(10);
+
 /// The audit log of a server. Without a file, nothing is done.
 #[derive(Clone, Default)]
 pub(crate) struct Audit(Option<Arc<Running>>);
@@ -46,6 +51,7 @@ struct Running {
     metrics: Arc<HttpMetrics>,
     /// Whether the loss of a line was logged since the last one that found room.
     is_losing: AtomicBool,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 enum Message {
@@ -69,12 +75,19 @@ impl Audit {
         };
         let file = LogFile::open(path, audit.max_bytes, audit.files).map_err(unusable)?;
         let (sender, queue) = sync_channel(QUEUE);
-        let writer = Writer { file, metrics: metrics.clone(), warned: None };
+        let refusals = Arc::<Mutex<Refusals>>::default();
+        let writer = Writer {
+            file,
+            metrics: metrics.clone(),
+            warned: None,
+            refusals: refusals.clone(),
+            summed_up: Instant::now(),
+        };
         std::thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run(&queue))
             .map_err(unusable)?;
-        Ok(Self(Some(Arc::new(Running { sender, metrics, is_losing: AtomicBool::new(false) }))))
+        Ok(Self(Some(Arc::new(Running { sender, metrics, is_losing: AtomicBool::new(false), refusals }))))
     }
 
     /// The entry of a request, if it is one that is recorded. `caller`: the id of its key; `role`: what it may do.
@@ -116,6 +129,14 @@ impl Audit {
             status: Mutex::default(),
             end: OnceLock::new(),
         }))
+    }
+
+    /// Counts a request that was refused before it had an entry: without a valid key, or beyond a rate limit. Many of them
+    /// fill neither the queue nor the disk.
+    pub(crate) fn refused(&self, code: &'static str, (caller, role): (Option<&str>, &'static str)) {
+        if let Some(running) = &self.0 {
+            running.refusals.lock_unpoisoned().count(code, caller, role, SystemTime::now());
+        }
     }
 
     /// Opens the file again, for programs that rename it.
@@ -222,15 +243,22 @@ struct Writer {
     file: LogFile,
     metrics: Arc<HttpMetrics>,
     warned: Option<Instant>,
+    refusals: Arc<Mutex<Refusals>>,
+    summed_up: Instant,
 }
 
 impl Writer {
     /// Writes until all senders are gone, or the service stops.
     fn run(mut self, queue: &Receiver<Message>) {
         let mut lines = Vec::new();
-        while let Ok(first) = queue.recv() {
+        loop {
+            let first = match queue.recv_timeout(SUM_UP.saturating_sub(self.summed_up.elapsed())) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             lines.clear();
-            let (mut count, mut stop, mut next) = (0_u64, None, Some(first));
+            let (mut count, mut stop, mut next) = (0_u64, None, first);
             while let Some(message) = next.take() {
                 match message {
                     Message::Line(line) => {
@@ -244,6 +272,11 @@ impl Writer {
                     Message::Stop(done) => stop = Some(done),
                 }
                 next = if stop.is_none() && count < BATCH { queue.try_recv().ok() } else { None };
+            }
+            if stop.is_some() || self.summed_up.elapsed() >= SUM_UP {
+                self.summed_up = Instant::now();
+                let refusals = std::mem::take(&mut *self.refusals.lock_unpoisoned());
+                count += refusals.render(&mut lines);
             }
             self.append(&lines, count);
             if let Some(done) = stop {
@@ -286,7 +319,8 @@ mod tests {
         let recorder = metrics_util::debugging::DebuggingRecorder::new();
         let metrics = Arc::new(HttpMetrics::register(&recorder, "p_"));
         let (sender, queue) = sync_channel(1);
-        let audit = Audit(Some(Arc::new(Running { sender, metrics, is_losing: AtomicBool::new(false) })));
+        let (is_losing, refusals) = (AtomicBool::new(false), Arc::default());
+        let audit = Audit(Some(Arc::new(Running { sender, metrics, is_losing, refusals })));
         for _ in 0..3 {
             let entry = audit.record("turn", (Some("k1"), "user"), "r").unwrap();
             entry.ended("completed");

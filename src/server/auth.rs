@@ -82,6 +82,17 @@ impl AuthPolicy {
     }
 }
 
+impl AuthPolicy {
+    /// Who is refused, for the audit log: a valid key may be refused as well.
+    pub(super) fn refused_as(&self, headers: &HeaderMap) -> (Option<String>, &'static str) {
+        let key = self.keys.as_ref().zip(presented(headers).ok()).and_then(|(keys, key)| keys.find(key));
+        let Some((key, _)) = key else { return (None, "stranger") };
+        let caller = Caller::of_key(key, None);
+        let (id, role) = caller.recorded_as();
+        (id.map(str::to_owned), role)
+    }
+}
+
 fn is_open(uri: &Uri) -> bool {
     OPEN_PATHS.contains(&uri.path()) || page::has(uri.path())
 }

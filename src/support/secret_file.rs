@@ -71,11 +71,13 @@ pub(crate) fn read_public(path: &Path, limit: u64) -> Result<Vec<u8>, InsecureFi
     read_without(FORBIDDEN_IF_PUBLIC, path, limit).map(|(content, _)| content)
 }
 
-fn read_without(forbidden: u32, path: &Path, limit: u64) -> Result<(Vec<u8>, FileId), InsecureFile> {
-    // Without NONBLOCK, opening a pipe waits for its other end.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    let metadata = file.metadata()?;
+/// Whether an open file is one of this user or root that nobody else may change, nor others read.
+#[cfg(feature = "server")]
+pub(crate) fn check(metadata: &Metadata) -> Result<(), InsecureFile> {
+    check_without(FORBIDDEN, metadata)
+}
+
+fn check_without(forbidden: u32, metadata: &Metadata) -> Result<(), InsecureFile> {
     let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
     if !metadata.is_file() {
         return Err(InsecureFile::NotRegular);
@@ -86,6 +88,15 @@ fn read_without(forbidden: u32, path: &Path, limit: u64) -> Result<(Vec<u8>, Fil
     if mode & forbidden != 0 {
         return Err(InsecureFile::Mode(mode));
     }
+    Ok(())
+}
+
+fn read_without(forbidden: u32, path: &Path, limit: u64) -> Result<(Vec<u8>, FileId), InsecureFile> {
+    // Without NONBLOCK, opening a pipe waits for its other end.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    check_without(forbidden, &metadata)?;
     let mut content = Vec::new();
     // Reads one byte more than allowed: the file may grow meanwhile.
     file.take(limit + 1).read_to_end(&mut content)?;

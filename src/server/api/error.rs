@@ -129,7 +129,6 @@ impl ApiError {
         Self::new(status, code, reason)
     }
 
-    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }

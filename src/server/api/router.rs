@@ -267,8 +267,16 @@ fn admit(
     match policy.admit(request.uri(), request.headers()) {
         Ok(Some(caller)) if policy.counts(request.uri()) => match app.rate_limits.count(&caller) {
             Ok(quota) => (Ok(Some(caller)), quota),
-            Err(exceeded) => (Err(exceeded.error), Some(exceeded.quota)),
+            Err(exceeded) => {
+                app.audit.refused(exceeded.error.code(), caller.recorded_as());
+                (Err(exceeded.error), Some(exceeded.quota))
+            }
         },
+        Err(error) => {
+            let (key, role) = policy.refused_as(request.headers());
+            app.audit.refused(error.code(), (key.as_deref(), role));
+            (Err(error), None)
+        }
         admitted => (admitted, None),
     }
 }

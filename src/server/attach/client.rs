@@ -99,22 +99,33 @@ async fn attach(attaching: &Attaching, hello: Hello) -> Result<Attached, ApiErro
             headers.insert(name, value);
         }
     }
-    let caller = attaching.policy.admit(&Uri::from_static(PATH), &headers)?;
+    let admitted = attaching.policy.admit(&Uri::from_static(PATH), &headers);
+    let caller = admitted.inspect_err(|error| {
+        let (key, role) = attaching.policy.refused_as(&headers);
+        app.audit.refused(error.code(), (key.as_deref(), role));
+    })?;
     // The path is none of those that are open without a key.
     let caller = caller.ok_or_else(|| ApiError::invalid("missing_key", "send a key"))?;
     let request_id = uuid::Uuid::new_v4().to_string();
     let entry = app.audit.record("attach", caller.recorded_as(), &request_id);
-    if let Some(entry) = &entry {
-        // Until the child is there.
-        entry.concluded(StatusCode::FORBIDDEN, None);
+    let attached = Box::pin(admitted_as(attaching, hello, caller.recorded(entry.clone()))).await;
+    if let Some(entry) = entry {
+        match &attached {
+            Ok(_) => entry.concluded(StatusCode::OK, None),
+            Err(error) => entry.concluded(error.status(), Some(error.code())),
+        }
     }
-    let caller = caller.recorded(entry.clone());
+    attached
+}
+
+async fn admitted_as(attaching: &Attaching, hello: Hello, caller: Caller) -> Result<Attached, ApiError> {
+    let app = &attaching.app;
     app.rate_limits.count(&caller)?;
     let (user, inside) = app.owner(&caller, None::<UserId>, None).await?;
     app.count_new_user(&caller, &user).await?;
     let name = hello.session.unwrap_or_else(|| DEFAULT_CONVERSATION.to_owned());
     addressable(&name)?;
-    if let Some(entry) = &entry {
+    if let Some(entry) = caller.entry() {
         entry.in_session(name.clone());
     }
     let config = app.pilot.current();
@@ -165,9 +176,6 @@ async fn attach(attaching: &Attaching, hello: Hello) -> Result<Attached, ApiErro
     let attachment = Attachment::new(request.flags, request.conversation, secrets, client);
     let turn = session.attach(options, attachment).await?;
     let presence = Presence::begin(app.exporter.metrics.clone());
-    if let Some(entry) = &entry {
-        entry.concluded(StatusCode::OK, None);
-    }
     Ok(Attached { turn, notes: request.notes, input, output, caller, presence, _permit: permit })
 }
 
@@ -207,7 +215,11 @@ impl Attached {
                             };
                             presence.refused();
                             let error = error.unwrap_or(TurnError::Internal("the child's task failed"));
-                            return writer.refuse(ApiError::from(error).message()).await;
+                            let error = ApiError::from(error);
+                            if let Some(entry) = caller.entry() {
+                                entry.ended(error.code());
+                            }
+                            return writer.refuse(error.message()).await;
                         }
                         Some(RawOutput::Line(line)) => writer.line(OUTPUT, line.trim_ascii_end()).await,
                         Some(RawOutput::Note(note)) => writer.line(NOTE, note.as_bytes()).await,

@@ -3,10 +3,12 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+
+use crate::support::secret_file;
 
 /// Only the server's user may read it.
 const MODE: u32 = 0o600;
@@ -17,14 +19,11 @@ pub(super) struct LogFile {
     max_bytes: u64,
     files: u32,
     file: File,
-    size: u64,
 }
 
 impl LogFile {
     pub(super) fn open(path: &Path, max_bytes: u64, files: u32) -> io::Result<Self> {
-        let file = open(path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), max_bytes, files, file, size })
+        Ok(Self { path: path.to_owned(), max_bytes, files, file: open(path)? })
     }
 
     /// Opens what has the name now: another program may have renamed the file.
@@ -33,28 +32,27 @@ impl LogFile {
         Ok(())
     }
 
-    /// Appends whole lines, or nothing.
+    /// Appends whole lines, or nothing. Lines that no name leads to would be lost: a file that was deleted is begun again.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        if self.size > 0 && self.size.saturating_add(lines.len() as u64) > self.max_bytes {
+        if self.file.metadata()?.nlink() == 0 {
+            self.reopen()?;
+        }
+        // Other programs may have cut it off.
+        let mut size = self.file.metadata()?.len();
+        if size > 0 && size.saturating_add(lines.len() as u64) > self.max_bytes {
             self.rotate()?;
+            size = self.file.metadata()?.len();
         }
-        match self.file.write_all(lines) {
-            Ok(()) => self.size += lines.len() as u64,
-            Err(error) => {
-                // A part of a line would spoil the next one. If this fails too, the line is in two parts.
-                self.file.set_len(self.size).ok();
-                return Err(error);
-            }
-        }
-        Ok(())
+        self.file.write_all(lines).inspect_err(|_| {
+            // A part of a line would spoil the next one. If this fails too, the line is in two parts.
+            self.file.set_len(size).ok();
+        })
     }
 
     /// Renames each file to the next number, and begins another one.
     fn rotate(&mut self) -> io::Result<()> {
         if self.files == 1 {
-            self.file.set_len(0)?;
-            self.size = 0;
-            return Ok(());
+            return self.file.set_len(0);
         }
         // Renamed already, by an attempt that found no way to begin another file: the others stay where they are.
         if matches!(fs::symlink_metadata(&self.path), Err(error) if error.kind() == io::ErrorKind::NotFound) {
@@ -68,7 +66,8 @@ impl LogFile {
     }
 }
 
-/// Neither a link is followed nor a pipe or device opened, which could block or end elsewhere.
+/// Neither a link is followed nor a pipe or device opened, which could block or end elsewhere. What others may write proves
+/// nothing, and what they may read is theirs as well.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = OpenOptions::new()
@@ -77,9 +76,8 @@ fn open(path: &Path) -> io::Result<File> {
         .mode(MODE)
         .custom_flags(flags.bits().cast_signed())
         .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
+    let fit = secret_file::check(&file.metadata()?);
+    fit.map_err(|problem| io::Error::new(io::ErrorKind::InvalidInput, problem.to_string()))?;
     Ok(file)
 }
 
@@ -152,6 +150,44 @@ mod tests {
         assert!(!elsewhere.exists());
         LogFile::open(Path::new("/dev/null"), 8, 1).unwrap_err();
         LogFile::open(directory.path(), 8, 1).unwrap_err();
+    }
+
+    #[test]
+    fn file_that_others_may_use_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit");
+        for (mode, fits) in [(0o666, false), (0o620, false), (0o644, false), (0o640, true), (0o600, true)] {
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(LogFile::open(&path, 8, 1).is_ok(), fits, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn file_deleted_by_another_program_is_begun_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit");
+        let mut log = LogFile::open(&path, 1 << 20, 2).unwrap();
+        log.append(b"old\n").unwrap();
+        fs::remove_file(&path).unwrap();
+        log.append(b"new\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
+        // A link that is put in its place is not followed, and the loss is reported.
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(directory.path().join("elsewhere"), &path).unwrap();
+        log.append(b"more\n").unwrap_err();
+        assert!(!directory.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn file_cut_off_by_another_program_has_its_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit");
+        let mut log = LogFile::open(&path, 8, 2).unwrap();
+        log.append(b"one..\n").unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        log.append(b"two..\n").unwrap();
+        assert_eq!(texts(directory.path()), [("audit".to_owned(), "two..\n".to_owned())]);
     }
 
     #[test]

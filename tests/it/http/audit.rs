@@ -7,6 +7,7 @@ use reqwest::RequestBuilder;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::common::attached::Attached;
 use crate::common::keyring::Keyring;
 use crate::common::place::Place;
 use crate::common::program::{Answer, Program, message, place};
@@ -83,7 +84,7 @@ async fn audit_names_caller_verb_and_outcome() {
     let deleted = line(&log, "r5").await;
     assert_eq!((&deleted["verb"], &deleted["user"]), (&json!("user.delete"), &by_alice["user"]));
 
-    // Neither strangers nor probes have lines, and no line has a text, a name or a key.
+    // Neither strangers nor probes have lines of their own, and no line has a text, a name or a key.
     assert_eq!(Answer::of(as_request(site.post(), "plk_wrong", "r6").json(&message("a"))).await.status, 401);
     assert_eq!(Answer::of(as_request(site.of("GET", "/v1/models", "a"), &service, "r7")).await.status, 200);
     let text = std::fs::read_to_string(&log).unwrap();
@@ -165,4 +166,88 @@ async fn audit_that_cannot_be_written_refuses_start() {
         assert_eq!(program.code().await, Some(2), "{unusable}");
         assert!(program.err().contains("audit.file"), "{}", program.err());
     }
+}
+
+/// Requests without a valid key, or beyond a rate limit, are counted in one line for each key and reason, however many they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_sums_up_refused_requests() {
+    let place = place();
+    let ring = Keyring::new(&place);
+    let (alice, alice_id) = ring.key(&["--user", "alice-s3cret", "--requests-per-minute", "2"]);
+    let (mut program, site) = Program::ready(&place, &format!("{}{}", ring.config(), config(&place))).await;
+    let list = |key: &str| Answer::of(as_request(site.of("GET", "/v1/sessions", "alice-s3cret"), key, "r"));
+    for _ in 0..5 {
+        assert_eq!(list("plk_wrong").await.status, 401);
+    }
+    for expected in [200, 200, 429, 429, 429] {
+        assert_eq!(list(&alice).await.status, expected);
+    }
+    // A valid key that may not do this.
+    let deletion = site.web().delete(format!("{}/v1/users/bob", site.admin)).bearer_auth(&alice);
+    assert_eq!(Answer::of(deletion).await.error().1, "admin_only");
+    program.signal(Signal::TERM);
+    assert_eq!(program.code().await, Some(0));
+
+    let lines = lines(&file(&place));
+    let refused: Vec<_> = lines.iter().filter(|line| line["verb"] == "refused").collect();
+    let sums = |code: &str| -> Vec<_> {
+        let of_code = refused.iter().filter(|line| line["outcome"] == code);
+        of_code.map(|line| (line["caller"].as_str(), line["role"].as_str(), line["count"].as_u64())).collect()
+    };
+    let caller = Some(alice_id.as_str());
+    assert_eq!(sums("invalid_key"), [(None, Some("stranger"), Some(5))]);
+    assert_eq!(sums("too_many_requests"), [(caller, Some("user"), Some(3))]);
+    assert_eq!(sums("admin_only"), [(caller, Some("user"), Some(1))]);
+    let text = std::fs::read_to_string(file(&place)).unwrap();
+    assert!(!text.contains("s3cret") && !text.contains("plk_"), "{text}");
+}
+
+/// A client that attaches has a line, with the reason if it may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_names_attached_clients() {
+    let place = place();
+    let ring = Keyring::new(&place);
+    let (alice, alice_id) = ring.key(&["--user", "alice-s3cret"]);
+    let config = format!("{}{}[attach]\nconnections = 2\n", ring.config(), config(&place));
+    let (mut program, site) = Program::ready(&place, &config).await;
+    let attach = |key: &str, flags: &[&str]| Attached::start(&place, "", flags, &[("PILOTLIGHT_KEY", key)]);
+    let mut client = attach(&alice, &[]);
+    assert_eq!(client.turn("[[say:s3cret]] s3cret").await["result"], "s3cret");
+    drop(client.input.take());
+    assert_eq!(client.end().await.0, 0);
+    assert_ne!(attach(&alice, &["--nonsense"]).end().await.0, 0);
+    assert_ne!(attach("plk_wrong", &[]).end().await.0, 0);
+    let read = as_request(site.of("GET", "/v1/sessions/default", "alice-s3cret"), &alice, "read");
+    assert_eq!(Answer::of(read).await.status, 200);
+    program.signal(Signal::TERM);
+    assert_eq!(program.code().await, Some(0));
+
+    let lines = lines(&file(&place));
+    let of = |verb: &str| lines.iter().filter(|line| line["verb"] == verb).collect::<Vec<_>>();
+    let (attached, read) = (of("attach"), of("session.read"));
+    let outcomes: Vec<_> = attached.iter().map(|line| (&line["outcome"], &line["status"])).collect();
+    assert_eq!(outcomes, [(&json!("ok"), &json!(200)), (&json!("invalid_flag"), &json!(400))]);
+    for line in &attached {
+        assert_eq!((&line["caller"], &line["role"]), (&json!(alice_id), &json!("user")), "{line}");
+        assert_eq!((&line["user"], &line["session"]), (&read[0]["user"], &read[0]["session"]), "{line}");
+    }
+    assert_eq!((of("refused").len(), &of("refused")[0]["outcome"]), (1, &json!("invalid_key")));
+    let text = std::fs::read_to_string(file(&place)).unwrap();
+    assert!(!text.contains("s3cret") && !text.contains("plk_"), "{text}");
+}
+
+/// Lines do not go to a file that has no name any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_begins_a_deleted_file_again() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, &config(&place)).await;
+    let log = file(&place);
+    let ask = async |id: &str| {
+        Answer::of(site.of("GET", "/v1/sessions", "alice").header("x-request-id", id)).await.json();
+        line(&log, id).await
+    };
+    ask("before").await;
+    std::fs::remove_file(&log).unwrap();
+    ask("after").await;
+    assert_eq!(lines(&log).len(), 1);
 }
