@@ -63,9 +63,9 @@ class Request extends Component {
   render({ request, mayAnswer, answer }) {
     const { kind, tool_name: tool, description, created_at: at, input } = request;
     const form = { question: Question, elicitation: Elicitation }[kind] ?? Permission;
-    const what = { question: "The model asks", elicitation: `An MCP server asks (${tool})` }[kind] ?? `May it use ${tool}?`;
+    const what = visible({ question: "The model asks", elicitation: `An MCP server asks (${tool})` }[kind] ?? `May it use ${tool}?`);
     return html`<article class="request"><h4>${what}</h4>
-      <p class="quiet">since ${clock(at)}${description ? `: ${description}` : ""}</p>
+      <p class="quiet">since ${clock(at)}${description ? `: ${visible(textOf(description))}` : ""}</p>
       <${form} input=${fieldsOf(input)} mayAnswer=${mayAnswer} answer=${answer} /></article>`;
   }
 }

@@ -83,6 +83,15 @@ async fn permission_that_is_not_seen_whole_has_no_allow() {
     browser.click(".waits .buttons button:not(.main)").await;
     browser.until("nothing waits", "!document.querySelector('.waits')").await;
     assert!(running.text().await.unwrap().contains("\"result\""), "the turn goes on");
+
+    // One with many lines is laid out whole, above what allows it.
+    let input = json!({ "command": format!("true{}; touch hidden", "\n".repeat(300)) });
+    let running = site.asking("alice", &message(&format!("[[tool:Bash {input}]]"))).send().await.unwrap();
+    browser.until_text(".waits pre", "touch hidden").await;
+    let hides = "(() => { const it = document.querySelector('.waits pre'); return it.scrollHeight > it.clientHeight + 1; })()";
+    assert_eq!(browser.eval(hides).await, false);
+    browser.click(".waits .buttons button:not(.main)").await;
+    assert!(running.text().await.unwrap().contains("\"result\""), "the turn goes on");
     browser.was_good(&site.http).await;
 }
 
