@@ -186,6 +186,7 @@ impl Server {
         };
         accept(operator.0, &CurrentRouter::new(router::admin(app.clone(), policy)), ADMIN_CONNECTIONS);
         if let Some(keys) = keys.clone() {
+            app.reloads.follow(keys.clone());
             tasks.spawn(closing.clone().or(auth::watch(keys)));
         }
         tasks.spawn(closing.clone().or(webhooks.clone().follow(app.pilot.clone())));

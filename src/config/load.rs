@@ -1,5 +1,7 @@
 //! From TOML text and environment variables to a [`Config`].
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -9,6 +11,8 @@ use super::{Config, SourceFile};
 use crate::support::cause::Cause;
 
 const PREFIX: &str = "PILOTLIGHT_";
+/// Maximum size of the file: far more than every key with a comment.
+const MAX_BYTES: u64 = 1 << 20;
 /// Stands between the levels of a key in a variable's name.
 const SEPARATOR: &str = "__";
 /// Keys of the first level that hold a value, not a table: their variables have no separator.
@@ -113,7 +117,7 @@ fn config_of(mut table: Table, ignored: &[&str]) -> Result<Config, ConfigError> 
 }
 
 fn read(path: &Path) -> Result<Table, ConfigError> {
-    let text = std::fs::read_to_string(path)
+    let text = text_of(path)
         .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), source: error.into() })?;
     text.parse::<Table>().map_err(|error| {
         // Not the error as it prints itself: that shows the line, which may hold a secret.
@@ -121,6 +125,18 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
         let problem = format!("line {}: {}", before.matches('\n').count() + 1, error.message().trim());
         ConfigError::Syntax { path: path.to_owned(), problem }
     })
+}
+
+fn text_of(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {MAX_BYTES} bytes"),
+        ));
+    }
+    Ok(text)
 }
 
 /// The levels of the key that a variable names, or `None` if it names none. Other variables with the prefix (markers of

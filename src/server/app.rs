@@ -194,6 +194,12 @@ impl App {
         if self.draining.load(Ordering::Acquire) { Err(TurnError::Draining.into()) } else { Ok(()) }
     }
 
+    /// Warnings for the operator while turns are accepted.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let of_core = self.pilot.cli_warning().into_iter().chain(self.pilot.isolation_warnings());
+        of_core.chain(self.reloads.warnings()).collect()
+    }
+
     /// Reasons for not being ready; empty when ready.
     pub(super) fn not_ready(&self) -> Vec<String> {
         let mut reasons = self.pilot.readiness().reasons;

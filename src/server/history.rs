@@ -39,6 +39,11 @@ impl History {
         self.0.lock_unpoisoned().forget(user);
     }
 
+    /// Drops the failures of a deleted session.
+    pub(crate) fn forget_session(&self, user: &UserId, name: &str) {
+        self.0.lock_unpoisoned().forget_session(user, name);
+    }
+
     fn record(&self, event: &SessionEvent) {
         self.0.lock_unpoisoned().record(event);
     }

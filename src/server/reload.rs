@@ -1,10 +1,10 @@
 //! Reload of the configuration of a running server: no child, turn or connection ends.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::Server;
 use super::api::router;
-use super::auth::AuthPolicy;
+use super::auth::{AuthPolicy, Keyring};
 use super::net::connection::CurrentRouter;
 use super::serve_error::ServeError;
 use crate::config::{Config, ConfigError, Reloaded};
@@ -20,8 +20,12 @@ pub(super) struct Reloading {
 }
 
 /// What the operator should know of the last reload.
-#[derive(Debug, Default)]
-pub(super) struct LastReload(Mutex<Last>);
+#[derive(Default)]
+pub(super) struct LastReload {
+    last: Mutex<Last>,
+    /// Follows its own file.
+    keys: OnceLock<Arc<Keyring>>,
+}
 
 #[derive(Debug, Default)]
 struct Last {
@@ -30,10 +34,22 @@ struct Last {
 }
 
 impl LastReload {
+    pub(super) fn follow(&self, keys: Arc<Keyring>) {
+        // Once, at the start.
+        self.keys.set(keys).ok();
+    }
+
     /// Names of keys only: any caller may read them.
     pub(super) fn warnings(&self) -> Vec<String> {
-        let last = self.0.lock_unpoisoned();
+        let last = self.last.lock_unpoisoned();
         let mut warnings = Vec::new();
+        if self.keys.get().is_some_and(|keys| keys.is_unusable()) {
+            warnings.push(
+                "the key file (auth.keys_file) cannot be used, and the former keys are in force, also those that were \
+                 taken out of it; the log says why"
+                    .to_owned(),
+            );
+        }
         if last.is_invalid {
             warnings.push(
                 "the configuration that was to be reloaded is invalid, and the former one is in effect; the log \
@@ -62,7 +78,7 @@ impl Server {
                 let metrics = &self.app.exporter.metrics;
                 metrics.reloads.increment(Reload::Applied);
                 metrics.restart_keys.set(reloaded.waiting.len() as f64);
-                *self.app.reloads.0.lock_unpoisoned() =
+                *self.app.reloads.last.lock_unpoisoned() =
                     Last { waiting: reloaded.waiting.clone(), is_invalid: false };
                 tracing::info!(keys = reloaded.applied.join(", "), "the configuration was reloaded");
                 if !reloaded.waiting.is_empty() {
@@ -82,7 +98,7 @@ impl Server {
 
     fn not_reloaded(&self, error: &dyn std::fmt::Display) {
         self.app.exporter.metrics.reloads.increment(Reload::Invalid);
-        self.app.reloads.0.lock_unpoisoned().is_invalid = true;
+        self.app.reloads.last.lock_unpoisoned().is_invalid = true;
         tracing::warn!(%error, "the configuration was not reloaded; the former one stays in effect");
     }
 
@@ -111,7 +127,7 @@ mod tests {
     fn warnings_name_keys_and_an_invalid_file() {
         let last = LastReload::default();
         assert!(last.warnings().is_empty());
-        *last.0.lock_unpoisoned() = Last { waiting: vec!["http.listen", "cli.env"], is_invalid: true };
+        *last.last.lock_unpoisoned() = Last { waiting: vec!["http.listen", "cli.env"], is_invalid: true };
         let warnings = last.warnings();
         assert!(warnings[0].contains("invalid"), "{warnings:?}");
         assert_eq!(warnings[1], "changed keys wait for the next start: http.listen, cli.env");

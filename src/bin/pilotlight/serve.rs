@@ -93,7 +93,18 @@ async fn serve(options: &Options, config: Config, export: Export) -> Result<Exit
 /// Reads the configuration again, with the arguments and the environment of the start.
 async fn reload(server: &Server, options: &Options) {
     let options = options.clone();
-    let Ok(read) = tokio::task::spawn_blocking(move || options.configuration()).await else {
+    let read = move || {
+        // A pipe may be the file of a start. Here it could wait for its other end for ever, and so would all later signals.
+        match &options.config {
+            Some(path) if path.metadata().is_ok_and(|found| !found.is_file()) => {
+                let problem =
+                    format!("{} is no regular file, and can only be read at the start", path.display());
+                Err(ConfigError::Key { key: "--config".to_owned(), problem })
+            }
+            _ => options.configuration(),
+        }
+    };
+    let Ok(read) = tokio::task::spawn_blocking(read).await else {
         tracing::error!("reading the configuration failed; it stays as it was");
         return;
     };

@@ -56,7 +56,7 @@ impl EventStreams {
     }
 }
 
-/// Open streams, by the user whose sessions they show.
+/// Open streams, by the user whose sessions they show; those of the operator together.
 #[derive(Debug, Default)]
 struct Streams(Mutex<HashMap<Option<UserId>, u32>>);
 
@@ -103,7 +103,8 @@ pub(crate) async fn stream(State(app): State<Arc<App>>, query: SessionQuery) -> 
         "heartbeat_seconds": heartbeat.as_secs_f64(),
     });
     let events = Events { events: app.pilot.events(), user: user.clone(), last: None };
-    response(&app.event_streams, user, &hello, Some(events))
+    let counted = user.and_then(|user| query.streams_of(user));
+    response(&app.event_streams, counted, &hello, Some(events))
 }
 
 /// A stream of events, with heartbeats, until its time is over or `source` ends; of `None` only the first event.

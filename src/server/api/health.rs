@@ -27,7 +27,7 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> (StatusCode, Json<Val
     let reasons = app.not_ready();
     (
         status(&reasons),
-        Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings(&app) })),
+        Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": app.warnings() })),
     )
 }
 
@@ -43,19 +43,13 @@ pub(crate) async fn health(
         "service": "pilotlight",
         "uptime": app.since.elapsed().as_secs_f64(),
         "reasons": reasons,
-        "warnings": warnings(&app),
+        "warnings": app.warnings(),
     });
     if let (true, Some(body)) = (caller.is_some_and(|caller| caller.is_admin()), body.as_object_mut()) {
         body.insert("sessions".to_owned(), sessions(&app));
         body.insert("spares".to_owned(), json!(SparesView::of(&app)));
     }
     (status(&reasons), Json(body))
-}
-
-/// Warnings for the operator while turns are accepted.
-fn warnings(app: &App) -> Vec<String> {
-    let of_core = app.pilot.cli_warning().into_iter().chain(app.pilot.isolation_warnings());
-    of_core.chain(app.reloads.warnings()).collect()
 }
 
 fn sessions(app: &App) -> Value {

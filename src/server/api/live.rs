@@ -32,7 +32,7 @@ pub(crate) async fn watch(
     let hello = json!({ "type": "hello" });
     // Of a session on disk alone nothing comes: the stream ends, and the client asks again.
     let texts = session.watch().map(Texts);
-    response(&app.event_streams, Some(user), &hello, texts)
+    response(&app.event_streams, query.streams_of(user), &hello, texts)
 }
 
 impl Source for Texts {

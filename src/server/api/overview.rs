@@ -99,7 +99,7 @@ pub(crate) async fn show(
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: app.since.elapsed().as_secs_f64(),
         reasons: app.not_ready(),
-        warnings: app.pilot.cli_warning().into_iter().chain(app.pilot.isolation_warnings()).collect(),
+        warnings: app.warnings(),
         spares: SparesView::of(&app),
         used: used(&load),
         history: columns(&app.history.buckets(since)),

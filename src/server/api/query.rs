@@ -33,6 +33,12 @@ impl SessionQuery {
         self.caller.subject(self.user.clone())
     }
 
+    /// Whose streams a stream of this user's sessions counts among. The operator's are apart: a user who has opened all of
+    /// them would be out of sight.
+    pub(crate) fn streams_of(&self, user: UserId) -> Option<UserId> {
+        (!self.caller.is_operator()).then_some(user)
+    }
+
     /// Whether the request covers the sessions of all users.
     pub(crate) fn is_about_all(&self) -> bool {
         self.caller.is_admin() && self.user.is_none() && self.caller.named().is_none()

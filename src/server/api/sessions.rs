@@ -297,6 +297,7 @@ pub(crate) async fn purge_session(
     // Last: the last turn has ended by then.
     app.replays.forget(user, name);
     app.async_turns.forget(user, name);
+    app.history.forget_session(user, name);
     let deleted = app.responses.of(user).delete_of(name).await;
     deleted.map_err(|error| TurnError::Storage(error.into()))?;
     purged

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub(crate) struct Keyring {
     admits: Admits,
     blind: [u8; 32],
     keys: Mutex<Arc<Keys>>,
+    /// Whether the file could not be used at the last attempt, so that keys that were taken out of it are still in force.
+    is_unusable: AtomicBool,
     /// State of the file at the last attempt.
     seen: Mutex<Option<FileId>>,
     /// Requests a check, also of an unchanged file.
@@ -68,6 +71,7 @@ impl Keyring {
             admits: Admits::OneUser,
             blind,
             keys: Mutex::default(),
+            is_unusable: AtomicBool::new(false),
             seen: Mutex::default(),
             again: Notify::new(),
         };
@@ -107,6 +111,10 @@ impl Keyring {
     /// Requests a reload by the watcher.
     pub(crate) fn reload(&self) {
         self.again.notify_one();
+    }
+
+    pub(crate) fn is_unusable(&self) -> bool {
+        self.is_unusable.load(Ordering::Relaxed)
     }
 
     fn keys(&self) -> Arc<Keys> {
@@ -180,7 +188,9 @@ impl Keyring {
         if !must && !self.has_changed() {
             return;
         }
-        match self.read() {
+        let read = self.read();
+        self.is_unusable.store(read.is_err(), Ordering::Relaxed);
+        match read {
             Ok(keys) => tracing::info!(keys, "the key file was read again"),
             Err(error) => tracing::warn!(%error, "the keys stay as they were"),
         }
@@ -240,12 +250,13 @@ mod tests {
         std::fs::write(&file, "nonsense").unwrap();
         ring.look(false);
         assert!(knows(&first) && !ring.has_changed(), "reported once, not every second");
+        assert!(ring.is_unusable());
         std::fs::remove_file(&file).unwrap();
         ring.look(false);
         assert!(knows(&first));
         atomic_file::replace(&file, &good, Durability::Kernel).unwrap();
         revoke(&file, entry.id()).unwrap();
         ring.look(false);
-        assert!(!knows(&first) && knows(&second));
+        assert!(!knows(&first) && knows(&second) && !ring.is_unusable());
     }
 }

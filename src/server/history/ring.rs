@@ -176,6 +176,11 @@ impl Ring {
         self.failures.retain(|failure| failure.session.user() != user);
     }
 
+    pub(super) fn forget_session(&mut self, user: &UserId, name: &str) {
+        self.failures
+            .retain(|failure| failure.session.user() != user || failure.session.conversation() != name);
+    }
+
     pub(crate) fn failures(&self) -> Vec<Failure> {
         self.failures.iter().rev().cloned().collect()
     }

@@ -223,3 +223,25 @@ async fn silent_stream_has_heartbeats_and_ends_with_service() {
     assert_eq!(program.code().await, Some(0));
     assert!(!program.err().contains("connections were cut"), "{}", program.err());
 }
+
+/// A user who has opened every stream is still in sight of the operator.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_a_user_are_apart_from_the_operators() {
+    let place = place();
+    let ring = Keyring::new(&place);
+    let (alice, admin) = (ring.user("alice"), ring.key(&["--admin"]).0);
+    let (_program, site) = Program::ready(&place, &ring.config()).await;
+    Answer::of(site.asking("alice", &message("hello")).bearer_auth(&alice)).await.text();
+    let live = async |key: &str| {
+        let request = site.session("GET", "default/live", "alice").bearer_auth(key);
+        request.send().await.unwrap()
+    };
+    let mut open = Vec::new();
+    while open.last().is_none_or(|last: &reqwest::Response| last.status() == 200) {
+        open.push(live(&alice).await);
+    }
+    assert_eq!((open.len(), open.last().unwrap().status().as_u16()), (33, 429));
+    assert_eq!(live(&admin).await.status(), 200);
+    let events = site.of("GET", "/v1/events/stream", "alice").bearer_auth(&admin).send().await.unwrap();
+    assert_eq!(events.status(), 200);
+}

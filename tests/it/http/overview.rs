@@ -55,6 +55,10 @@ async fn failure_is_in_overview_and_activity() {
         (&activity["ends"][0]["reason"], &activity["ends"][0]["generation"]),
         (&json!("crash"), &json!(1))
     );
+    // A deleted session leaves nothing behind.
+    let purge = site.session("DELETE", "default?purge=true", "alice");
+    assert_eq!(Answer::of(purge).await.status, 200);
+    assert_eq!(site.get("/v1/overview").await.json()["failures"], json!([]));
     let other = Answer::of(site.session("GET", "default/activity", "bob")).await.error();
     assert_eq!((other.0, other.1.as_str()), (404, "session_not_found"));
 }

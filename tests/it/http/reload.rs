@@ -160,3 +160,46 @@ async fn reload_reaches_the_next_child() {
     let answer = site.turn("bob", late).await;
     assert!(answer.body.contains("turn_timeout"), "{answer:?}");
 }
+
+/// A file that cannot be read to its end holds up no later signal, and an operator sees on the page that it is not in effect.
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_waits_for_no_pipe() {
+    let place = place();
+    let (program, site) = Program::ready(&place, "").await;
+    let config = place.path().join("served.toml");
+    let invalid = async || site.metric("config_reloads_total", &["outcome=\"invalid\""]).await;
+    std::fs::remove_file(&config).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &config, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    program.signal(Signal::HUP);
+    eventually_some("the pipe is refused", SOON, async || (invalid().await == 1.0).then_some(())).await;
+    let overview = site.get("/v1/overview").await.json();
+    assert!(overview["warnings"].to_string().contains("is invalid"), "{overview}");
+
+    std::fs::remove_file(&config).unwrap();
+    reload(&place, &program, &site, &"# ".repeat(1 << 20), "invalid").await;
+    eventually("the log says why", SOON, || program.err().contains("more than 1048576 bytes")).await;
+    reload(&place, &program, &site, "", "applied").await;
+    assert_eq!(
+        site.get("/v1/overview").await.json()["warnings"].to_string(),
+        site.get("/readyz").await.json()["warnings"].to_string()
+    );
+}
+
+/// A key that was taken out of a file that cannot be used is in force, and the operator sees it.
+#[tokio::test(flavor = "multi_thread")]
+async fn unusable_key_file_is_in_the_warnings() {
+    let place = place();
+    let ring = Keyring::new(&place);
+    let (key, file) = (ring.user("alice"), place.path().join("keys.jsonl"));
+    let (_program, site) = Program::ready(&place, &ring.config()).await;
+    let warnings = async || site.get("/readyz").await.json()["warnings"].to_string();
+    assert!(!warnings().await.contains("key file"), "{}", warnings().await);
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "half a line").unwrap();
+    let warned = async |wanted: bool| (warnings().await.contains("key file") == wanted).then_some(());
+    eventually_some("it is in the warnings", SOON, async || warned(true).await).await;
+    let list = async || Answer::of(site.of("GET", "/v1/sessions", "alice").bearer_auth(&key)).await.status;
+    assert_eq!(list().await, 200, "the former keys are in force");
+    std::fs::write(&file, good).unwrap();
+    eventually_some("it is no more", SOON, async || warned(false).await).await;
+}
