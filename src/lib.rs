@@ -165,6 +165,8 @@ pub use error::{StartError, TurnError};
 pub use isolation::RungState;
 pub use model::{CallerTool, Prompt, ToolCall, ToolResult};
 pub use session::SessionStatus;
+#[doc(hidden)]
+pub use support::hidden::is_hidden;
 #[cfg(feature = "server")]
 pub use system::at_rest;
 pub use system::{Compacted, Pilotlight, Readiness, Session, probe};

@@ -4,6 +4,7 @@ pub(crate) mod atomic_file;
 pub(crate) mod blocking;
 pub(crate) mod cause;
 pub(crate) mod hex;
+pub(crate) mod hidden;
 #[cfg(feature = "broker")]
 pub(crate) mod idle_timeout;
 pub(crate) mod keyed_gates;

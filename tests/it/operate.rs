@@ -8,9 +8,9 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::common::built;
 use crate::common::keyring::Keyring;
 use crate::common::program::{Program, Site, message, place};
+use crate::common::{SOON, built, eventually_some};
 
 /// All of them end by themselves; the doctor starts a CLI.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
@@ -104,6 +104,48 @@ async fn names_cannot_drive_the_terminal() {
     assert!(events.contains("\\u{1b}") && !events.contains('\u{1b}'), "{events}");
     let (code, shown, _) = at(&site, &["session", "a\u{1b}[2J\nb", "--user", "alice"]).await;
     assert!(code == Some(0) && !shown.contains('\u{1b}'), "{shown}");
+}
+
+/// Neither in tables nor in JSON: a terminal shows both, and a mark could make one name look like another.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_print_nothing_hidden() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[permissions]\npolicy = \"ask\"").await;
+    let (user, name) = ("ali\u{202e}ce\u{9b}2J\u{200b}", "a\u{1b}]0;x\u{7}b\u{2066}\u{7f}");
+    let mut body = message("fir\u{202e}st \u{1b}[2J");
+    body["session_id"] = name.into();
+    let asking = |body: &Value| site.post().header("x-pilotlight-user", user.as_bytes()).json(body).send();
+    asking(&body).await.unwrap().text().await.unwrap();
+    body["messages"][0]["content"] = "[[fault:crash-mid]]".into();
+    asking(&body).await.unwrap().text().await.unwrap();
+    // A tool with a name of its own waits for its permission.
+    body["messages"][0]["content"] = "[[tool:To\u{202e}ol\u{1b}[2J {\"a\":\"\u{9b}\"}]]".into();
+    let waiting = asking(&body).await.unwrap();
+    let of_it = ["--user", user];
+    let waits = async || {
+        let shown = at(&site, &[&["session", name][..], &of_it].concat()).await;
+        shown.1.contains("waits for").then_some(())
+    };
+    eventually_some("the tool waits", SOON, waits).await;
+    for (command, expected) in [
+        (&["sessions"][..], "a\\u{1b}]0;x\\u{7}b\\u{2066}\\u{7f}"),
+        (&["sessions", "--json"], "\\u001b]0;x\\u0007b\\u2066\\u007f"),
+        (&["session", name, "--user", user], "last exit"),
+        (&["session", name, "--user", user], "permission of To\\u{202e}ol"),
+        (&["session", name, "--user", user, "--json"], "\"tool_name\": \"To\\u202eol"),
+        (&["tail", "--no-follow"], "a\\u{1b}]0;x\\u{7}b\\u{2066}\\u{7f}"),
+        (&["tail", "--no-follow", "--json"], "crashed"),
+        (&["usage", "--user", user], "DAY"),
+        (&["usage", "--user", user, "--json"], "days"),
+        (&["warm", "nosuch\u{1b}\u{202e}", "--user", user], ""),
+        (&["evict", name, "--user", user], "stopped"),
+    ] {
+        let (_, shown, error) = at(&site, command).await;
+        assert!(shown.contains(expected), "{command:?}: {shown} {error}");
+        let hidden = |it: char| it != '\n' && pilotlight::is_hidden(it);
+        assert!(!shown.contains(hidden) && !error.contains(hidden), "{command:?}: {shown:?} {error:?}");
+    }
+    drop(waiting);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,13 @@
 //! Tables for people and JSON for programs, on standard output.
 //!
-//! Names of users and sessions are text of strangers: control characters never reach the terminal.
+//! Names of users and sessions are text of strangers: hidden characters, among them those that control a terminal, never
+//! reach it.
 
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{CellAlignment, Table};
+use pilotlight::is_hidden;
 use serde_json::Value;
 
 use super::server::Problem;
@@ -27,7 +29,7 @@ pub(crate) fn line(text: &str) {
 }
 
 pub(super) fn json(value: &Value) -> Result<(), Problem> {
-    line(&serde_json::to_string_pretty(value).map_err(|error| error.to_string())?);
+    line(&plain_json(&serde_json::to_string_pretty(value).map_err(|error| error.to_string())?));
     Ok(())
 }
 
@@ -88,7 +90,7 @@ pub(super) fn session(session: &Value, pending: &Value) {
     let exit = &session["last_exit"];
     if let Some(reason) = exit["reason"].as_str() {
         let detail = plain(exit["detail"].as_str().unwrap_or_default());
-        rows.push(("last exit", format!("{reason} ({detail}), {}", ago(&exit["at"]))));
+        rows.push(("last exit", format!("{} ({detail}), {}", plain(reason), ago(&exit["at"]))));
     }
     for permission in pending.as_array().into_iter().flatten() {
         let tool = plain(permission["tool_name"].as_str().unwrap_or_default());
@@ -125,18 +127,33 @@ fn state(session: &Value) -> String {
     if session["frozen"] == true { format!("{state} (frozen)") } else { state }
 }
 
-/// Text of strangers without control characters and marks that turn the direction of writing.
+/// Text of strangers with each hidden character as its number.
 pub(crate) fn plain(text: &str) -> String {
-    let is_plain = |character: char| {
-        !character.is_control()
-            && !matches!(character, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars()
-        .flat_map(|character| match is_plain(character) {
-            true => vec![character],
-            false => character.escape_unicode().collect(),
-        })
-        .collect()
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_hidden(character) {
+            true => plain.extend(character.escape_unicode()),
+            false => plain.push(character),
+        }
+    }
+    plain
+}
+
+/// JSON with the same meaning, in which hidden characters are escaped. Only its texts can have any, apart from the ends
+/// of its lines.
+pub(super) fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character == '\n' || !is_hidden(character) {
+            plain.push(character);
+        } else {
+            character
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| plain.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    plain
 }
 
 fn short(text: &str) -> String {
@@ -196,9 +213,19 @@ mod tests {
     #[test]
     fn text_of_strangers_cannot_drive_the_terminal() {
         assert_eq!(plain("a\u{1b}[2Jb\r\n"), "a\\u{1b}[2Jb\\u{d}\\u{a}");
-        assert_eq!(plain("\u{202e}x"), "\\u{202e}x");
+        assert_eq!(plain("\u{9b}2J\u{7f}"), "\\u{9b}2J\\u{7f}");
+        assert_eq!(plain("\u{202e}x\u{61c}\u{200b}"), "\\u{202e}x\\u{61c}\\u{200b}");
         assert_eq!(plain("Zoë 😀"), "Zoë 😀");
         assert_eq!(short(&"x".repeat(50)).chars().count(), WIDEST);
+    }
+
+    #[test]
+    fn json_is_the_same_without_hidden_characters() {
+        let value = serde_json::json!({"a\u{9b}": "\u{1b}[2J\n \u{7f}\u{202e}\u{e0041} Zoë 😀", "b": [1]});
+        let text = plain_json(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(text.chars().all(|character| character == '\n' || !is_hidden(character)), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        assert!(text.contains("Zoë 😀"), "{text}");
     }
 
     #[test]

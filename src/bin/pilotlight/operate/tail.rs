@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 use super::server::{Problem, Server};
-use super::show::{line, plain};
+use super::show::{line, plain, plain_json};
 
 /// More than the server remembers.
 const REMEMBERED: usize = 1024;
@@ -63,7 +63,7 @@ fn print(event: &str, json: bool) {
         return;
     }
     if json {
-        return line(event);
+        return line(&plain_json(event));
     }
     line(&in_words(&parsed));
 }
