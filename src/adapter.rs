@@ -23,9 +23,9 @@ pub(crate) use claude::{
     is_block_delta, is_judged, is_streamed, last_usage, launch_refusal, mcp_servers, message_edge, messages,
     mirrors_conversation, permission_response, ping, reconnect_server, replace_servers, restore,
     server_statuses, snapshot, steering_message, steering_record, stored_credentials, task, terminal,
-    text_delta, tmp_cleanup, tool_calls, tool_edge, tools_response, transcript_end, transcript_gap,
-    transcript_path, unconnected, unsupported_response, variable_beside_oauth, was_withdrawn,
-    with_message_id, withdraw_message,
+    text_delta, tmp_cleanup, tool_calls, tool_edge, tools_called, tools_ended, tools_response,
+    transcript_end, transcript_gap, transcript_path, unconnected, unsupported_response,
+    variable_beside_oauth, was_withdrawn, with_message_id, withdraw_message,
 };
 #[cfg(feature = "broker")]
 pub(crate) use claude::{

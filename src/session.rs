@@ -12,6 +12,7 @@ pub(crate) mod attach;
 pub(crate) mod cgroups;
 mod child_events;
 mod conclude;
+mod cpu;
 pub(crate) mod env;
 pub(crate) mod executable;
 pub(crate) mod expiry;

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +25,7 @@ use account::{Account, DayNumber};
 
 use crate::model::Usage;
 use crate::model::ids::{SessionHash, UserId};
-#[cfg(feature = "broker")]
+#[cfg(any(feature = "broker", feature = "server"))]
 use crate::support::atomic_file::is_temporary_name;
 use crate::support::blocking::blocking;
 use crate::support::keyed_locks::Locks;
@@ -38,6 +39,12 @@ const MAX_ACCOUNTS: usize = 10_000;
 /// spent within it.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
+/// Between two counts of the accounts of today, and files that are looked at for one: each costs some microseconds.
+#[cfg(feature = "server")]
+const COUNT_EVERY: Duration = Duration::from_secs(60);
+#[cfg(feature = "server")]
+const MOST_COUNTED: usize = 1_000_000;
+
 /// Highest cost of metered requests, in list prices. These are the lowest of a family; its dearest model costs three times
 /// as much, fast modes and long caches up to three times that.
 const MAX_OF_LIST_PRICE: u64 = 10;
@@ -49,6 +56,13 @@ pub(crate) struct Spend {
     /// Millionths of a US dollar per user and day.
     limit: Mutex<Option<u64>>,
     accounts: Mutex<HashMap<UserId, Arc<Account>>>,
+    /// Accounts with sums of today may be on disk alone.
+    lacks_some: AtomicBool,
+    /// Number of the accounts of today, and when it was counted.
+    #[cfg(feature = "server")]
+    counted: tokio::sync::Mutex<Option<(tokio::time::Instant, usize)>>,
+    /// Charged since the start, in millionths of a US dollar.
+    charged: AtomicU64,
     /// Held while an account is read, changed by what waited for it, or forgotten.
     reading: Locks<UserId>,
     tasks: TaskTracker,
@@ -120,6 +134,10 @@ impl Spend {
             directory: usage_dir(data_dir),
             limit,
             accounts: Mutex::default(),
+            lacks_some: AtomicBool::new(false),
+            #[cfg(feature = "server")]
+            counted: tokio::sync::Mutex::default(),
+            charged: AtomicU64::new(0),
             reading: Locks::default(),
             tasks,
             runtime: Handle::current(),
@@ -178,8 +196,12 @@ impl Spend {
 
     /// Counts a turn that has ended. What the broker has seen on a day before counts for that day.
     pub(crate) fn turn_ended(self: &Arc<Self>, user: &UserId, session: &SessionHash, turn: EndedTurn) {
-        let session = session.clone();
-        self.with_account(user, move |account| account.turn_ended(DayNumber::now(), &session, &turn));
+        let (session, spend) = (session.clone(), self.clone());
+        self.with_account(user, move |account| {
+            let charged = account.turn_ended(DayNumber::now(), &session, &turn);
+            spend.charged.fetch_add(charged, Ordering::Relaxed);
+            true
+        });
     }
 
     /// Charges the requests of a child that has ended within a turn. Their sum in US dollars, which no CLI reports any more.
@@ -187,11 +209,16 @@ impl Spend {
         let known = self.accounts.lock_unpoisoned().get(user).cloned();
         let Some(account) = known else {
             // As a rule nothing was requested: requests keep the account in memory.
-            let session = session.clone();
-            self.with_account(user, move |account| account.child_ended(&session) > 0);
+            let (session, spend) = (session.clone(), self.clone());
+            self.with_account(user, move |account| {
+                let charged = account.child_ended(&session);
+                spend.charged.fetch_add(charged, Ordering::Relaxed);
+                charged > 0
+            });
             return 0.0;
         };
         let charged = account.child_ended(session);
+        self.charged.fetch_add(charged, Ordering::Relaxed);
         if charged > 0 {
             self.save(account);
         }
@@ -221,6 +248,45 @@ impl Spend {
         let accounts = self.accounts.lock_unpoisoned();
         let spent = accounts.iter().filter_map(|(user, account)| Some((user.clone(), account.today(today)?)));
         spent.collect()
+    }
+
+    /// What was charged to all users since the start, in US dollars.
+    #[cfg(feature = "server")]
+    pub(crate) fn charged_usd(&self) -> f64 {
+        dollars(self.charged.load(Ordering::Relaxed))
+    }
+
+    /// Not every account with sums of today was looked for.
+    #[cfg(feature = "server")]
+    pub(crate) fn lacks_some(&self) {
+        self.lacks_some.store(true, Ordering::Relaxed);
+    }
+
+    /// Number of accounts that were written since midnight (UTC), if [`Self::today`] may lack some of them. Reads a directory.
+    #[cfg(feature = "server")]
+    pub(crate) async fn accounts_of_today(&self) -> io::Result<Option<usize>> {
+        if !self.lacks_some.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let mut counted = self.counted.lock().await;
+        if let Some((at, count)) = *counted
+            && at.elapsed() < COUNT_EVERY
+        {
+            return Ok(Some(count));
+        }
+        let (directory, midnight) = (self.directory.clone(), DayNumber::now().begin());
+        let count = blocking(move || {
+            let is_of_today = |file: &std::fs::DirEntry| {
+                let is_account = file.file_name().to_str().is_some_and(|name| !is_temporary_name(name));
+                is_account
+                    && file.metadata().and_then(|found| found.modified()).is_ok_and(|at| at >= midnight)
+            };
+            let files = std::fs::read_dir(&directory)?.flatten().take(MOST_COUNTED);
+            Ok(files.filter(is_of_today).count())
+        });
+        let count = count.await?;
+        *counted = Some((tokio::time::Instant::now(), count));
+        Ok(Some(count))
     }
 
     /// The limit of each user and day in US dollars.
@@ -289,7 +355,11 @@ impl Spend {
         let mut accounts = self.accounts.lock_unpoisoned();
         if accounts.len() >= MAX_ACCOUNTS {
             // Of each user with a running turn something else holds or needs the account.
+            let before = accounts.len();
             accounts.retain(|_, account| Arc::strong_count(account) > 1 || account.is_in_use());
+            if accounts.len() < before {
+                self.lacks_some.store(true, Ordering::Relaxed);
+            }
         }
         // Another caller may have been faster.
         Ok(accounts.entry(user.clone()).or_insert_with(|| Arc::new(read)).clone())
@@ -328,7 +398,6 @@ fn dollars(micro_usd: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    #[cfg(feature = "broker")]
     use crate::support::atomic_file::temporary_name;
 
     fn user(name: &str) -> UserId {
@@ -404,6 +473,27 @@ mod tests {
         assert_eq!(spend.child_ended(&alice, &session('b')), 0.5);
         assert_eq!(spend.child_ended(&alice, &session('b')), 0.0);
         assert_eq!(spend.statement(&alice).await.unwrap().days[0].1.cost_usd(), 1.2);
+    }
+
+    /// The page must not pass a part for all.
+    #[tokio::test]
+    async fn accounts_that_left_the_memory_are_known() {
+        let data = tempfile::tempdir().unwrap();
+        let spending = spend(data.path(), None);
+        spending.turn_ended(&user("alice"), &session('a'), turn(0.25));
+        spending.tasks.close();
+        spending.tasks.wait().await;
+        assert_eq!((spending.today().len(), spending.charged_usd()), (1, 0.25));
+        assert_eq!(spending.accounts_of_today().await.unwrap(), None, "all are in memory");
+        for number in 0..MAX_ACCOUNTS {
+            spending.statement(&user(&number.to_string())).await.unwrap();
+        }
+        assert_eq!(spending.today().len(), 0, "alice's has left");
+        std::fs::write(usage_dir(data.path()).join(temporary_name()), "").unwrap();
+        let old = std::fs::File::create(usage_dir(data.path()).join("old")).unwrap();
+        old.set_modified(SystemTime::now() - Duration::from_secs(2 * 86_400)).unwrap();
+        assert_eq!(spending.accounts_of_today().await.unwrap(), Some(1));
+        assert_eq!(spending.charged_usd(), 0.25);
     }
 
     /// The CLI reports the cost of all parts at the end of its turn.

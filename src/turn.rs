@@ -17,6 +17,7 @@ mod lines;
 mod mcp;
 mod restrictions;
 mod stream;
+mod tools;
 mod trace;
 
 pub(crate) use channel::{Pulled, Source, TurnSender, aborted, turn_channel, wake};
@@ -31,6 +32,7 @@ pub(crate) use restrictions::SteerRights;
 #[cfg(feature = "server")]
 pub(crate) use stream::Interrupter;
 pub use stream::Turn;
+pub(crate) use tools::ToolRun;
 pub(crate) use trace::TurnTrace;
 
 /// A share of something bounded, given back when it is dropped.

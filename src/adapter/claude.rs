@@ -1,7 +1,7 @@
 //! The adapter for `claude`, 1.0 and later (stream-json over stdin and stdout).
 //!
 //! Command line: `launch`, `tools`, `home`, `judged`. Input lines: `control`, `prompt`. Output lines: `classify`, `fields`, `tail`, `read`,
-//! `delta`, `terminal`, `answer`. Both: `caller_tools`, `attach`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
+//! `delta`, `terminal`, `tool_runs`, `answer`. Both: `caller_tools`, `attach`. Files: `transcript`, `import`, `credentials`. The API: `broker`. No other module names a message, a flag
 //! or a file of this CLI.
 
 #[cfg(feature = "server")]
@@ -40,6 +40,7 @@ pub(crate) use read::{
 pub(crate) use servers::{reconnect_server, replace_servers, server_statuses, unconnected};
 pub(crate) use steering::{steering_message, steering_record, tool_edge, was_withdrawn, withdraw_message};
 pub(crate) use terminal::terminal;
+pub(crate) use tool_runs::{tools_called, tools_ended};
 #[cfg(feature = "server")]
 pub(crate) use tools::mcp_server_of;
 pub(crate) use transcript::{
@@ -78,5 +79,6 @@ mod servers;
 mod steering;
 mod tail;
 mod terminal;
+mod tool_runs;
 mod tools;
 mod transcript;

@@ -70,6 +70,7 @@ pub(crate) async fn keep(app: Arc<App>) {
                     busy: load.busy,
                     waiting: load.starts.waiting,
                     memory_bytes: load.memory_bytes,
+                    charged_usd: app.pilot.spend().charged_usd(),
                 });
             }
         }

@@ -6,9 +6,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use crate::telemetry::events::Exit;
+use crate::turn::ToolRun;
 
-/// Turns that are kept: what fits on a screen. Some 100 bytes each.
+/// Turns that are kept: what fits on a screen. Some 100 bytes each, without their tools.
 const MAX_TURNS: usize = 32;
+/// Calls of tools that are kept, of all these turns: some 100 bytes each.
+const MAX_TOOLS: usize = 256;
 /// Children that are kept: a circuit opens after fewer.
 const MAX_ENDS: usize = 8;
 /// Characters that are kept of a word of the CLI.
@@ -38,6 +41,10 @@ pub(crate) struct PastTurn {
     /// Code of the error, or the CLI's own word for it; cut off.
     pub(crate) error: Option<String>,
     pub(crate) cost_usd: f64,
+    /// The first calls of tools.
+    pub(crate) tools: Vec<ToolRun>,
+    /// Further calls, which are not kept.
+    pub(crate) tools_left_out: usize,
 }
 
 /// The end of a child.
@@ -56,6 +63,15 @@ impl Past {
     pub(super) fn turn_ended(&mut self, mut turn: PastTurn) {
         turn.error = turn.error.map(|word| word.chars().take(MAX_WORD).collect());
         push(&mut self.turns, turn, MAX_TURNS);
+        let mut kept: usize = self.turns.iter().map(|turn| turn.tools.len()).sum();
+        for turn in &mut self.turns {
+            if kept <= MAX_TOOLS {
+                break;
+            }
+            let left_out = std::mem::take(&mut turn.tools).len();
+            turn.tools_left_out = turn.tools_left_out.saturating_add(left_out);
+            kept -= left_out;
+        }
     }
 
     pub(super) fn child_ended(&mut self, mut end: ChildEnd) {
@@ -89,6 +105,7 @@ mod tests {
         let last = past.ends.back().unwrap();
         assert_eq!((past.ends.len(), last.generation), (MAX_ENDS, 3 * MAX_ENDS as u64));
         assert!(last.stderr.len() <= MAX_STDERR && last.stderr.chars().all(|letter| letter == 'ü'));
+        let tool = ToolRun { name: "Bash".into(), began_after: Duration::ZERO, took: None, failed: false };
         for cost in 0..100 {
             past.turn_ended(PastTurn {
                 accepted_at: SystemTime::UNIX_EPOCH,
@@ -98,10 +115,15 @@ mod tests {
                 outcome: "ok",
                 error: Some("ü".repeat(1000)),
                 cost_usd: f64::from(cost),
+                tools: vec![tool.clone(); 20],
+                tools_left_out: 1,
             });
         }
         let last = past.turns.back().unwrap();
         assert_eq!((past.turns.len(), last.cost_usd), (MAX_TURNS, 99.0));
+        let kept: usize = past.turns.iter().map(|turn| turn.tools.len()).sum();
+        assert_eq!((kept, last.tools.len(), last.tools_left_out), (MAX_TOOLS / 20 * 20, 20, 1));
+        assert_eq!(past.turns.front().unwrap().tools_left_out, 21);
         assert_eq!(last.error.as_ref().map(|word| word.chars().count()), Some(MAX_WORD));
     }
 }

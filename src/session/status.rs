@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::cpu::CpuWindow;
 use super::past::{ChildEnd, Past, PastTurn};
 use super::store::Record;
 use crate::model::{PendingPermission, PermissionRequest, SessionState, Usage, ids::TurnId};
@@ -41,6 +42,9 @@ pub struct SessionStatus {
     pub restarts: u64,
     /// Memory of the child's tree when it was last measured.
     pub memory_bytes: u64,
+    /// How many processors the child's tree kept busy over the last twelve samples (`metrics.sample_interval`) of the turn that
+    /// runs, or of the time since the last one; `None` before there are twelve.
+    pub cpu_cores: Option<f64>,
     /// Turns that wait.
     pub queue_depth: usize,
     /// Cost of the conversation so far, in US dollars.
@@ -86,6 +90,7 @@ pub(crate) struct Visible {
     pub(crate) awaits_caller: bool,
     /// The last turns and children.
     pub(crate) past: Past,
+    cpu: CpuWindow,
     /// The actor may not know of its end yet.
     last_ended: Option<TurnId>,
 }
@@ -113,6 +118,7 @@ impl Visible {
             turns: record.turns,
             restarts: record.restarts,
             memory_bytes: 0,
+            cpu_cores: None,
             queue_depth: 0,
             total_cost_usd: record.cost_usd,
             input_tokens: record.input_tokens,
@@ -131,6 +137,7 @@ impl Visible {
             active: false,
             awaits_caller: false,
             past: Past::default(),
+            cpu: CpuWindow::default(),
             last_ended: None,
         }
     }
@@ -215,6 +222,7 @@ impl StatusCell {
         self.change(|visible| {
             (visible.status.pid, visible.shim, visible.child_since) = (None, None, None);
             visible.status.memory_bytes = 0;
+            (visible.status.cpu_cores, visible.cpu) = (None, CpuWindow::default());
             visible.permissions.clear();
             (visible.active, visible.awaits_caller) = (false, false);
             visible.status.frozen = false;
@@ -298,6 +306,17 @@ impl StatusCell {
         });
     }
 
+    /// The processor time of the tree of `shim` was read, all that it has used.
+    pub(crate) fn cpu_sampled(&self, shim: u32, at: Instant, used: Duration) {
+        self.change(|visible| {
+            if visible.shim == Some(shim) {
+                let status = &mut visible.status;
+                let doing = (status.state == SessionState::Busy, status.turns);
+                status.cpu_cores = visible.cpu.sampled(doing, at, used);
+            }
+        });
+    }
+
     fn change<T>(&self, transition: impl FnOnce(&mut Visible) -> T) -> T {
         transition(&mut self.0.lock_unpoisoned())
     }
@@ -358,6 +377,11 @@ mod tests {
         cell.measured(1, 88);
         let status = cell.status();
         assert_eq!((status.memory_bytes, status.pid, status.uptime), (0, None, Duration::ZERO));
+        for second in 0..20 {
+            let at = Instant::now() + Duration::from_secs(second);
+            cell.cpu_sampled(1, at, Duration::from_secs(second));
+        }
+        assert_eq!(cell.status().cpu_cores, None, "of a tree that is gone");
         assert!(cell.read(|visible| !visible.active && visible.permissions.is_empty()));
     }
 

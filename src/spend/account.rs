@@ -40,6 +40,11 @@ impl DayNumber {
         Duration::from_secs(SECONDS_PER_DAY - seconds(time) % SECONDS_PER_DAY)
     }
 
+    #[cfg(feature = "server")]
+    pub(super) fn begin(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.0.saturating_mul(SECONDS_PER_DAY))
+    }
+
     /// Year, month and day of the Gregorian calendar.
     #[cfg(feature = "server")]
     fn date(self) -> String {
@@ -164,22 +169,23 @@ impl Account {
         true
     }
 
-    /// As [`Account::requested`].
-    pub(super) fn turn_ended(&self, day: DayNumber, session: &SessionHash, turn: &EndedTurn) -> bool {
+    /// Counts a turn, and gives what it was charged.
+    pub(super) fn turn_ended(&self, day: DayNumber, session: &SessionHash, turn: &EndedTurn) -> u64 {
         let usage = &turn.usage;
         let mut sums = self.sums.lock_unpoisoned();
         if turn.is_part {
             let sum = sums.days.entry(day).or_default();
             sum.turns = sum.turns.saturating_add(1);
-            return true;
+            return 0;
         }
         let mut requested = sums.open.remove(session).unwrap_or_default();
         let of_day = requested.remove(&day).unwrap_or_default();
         let before = sums.charge(requested);
         let sum = sums.days.entry(day).or_default();
         sum.turns = sum.turns.saturating_add(1);
+        let of_turn = turn.charge(before.saturating_add(of_day)).saturating_sub(before);
         for (total, added) in [
-            (&mut sum.micro_usd, turn.charge(before.saturating_add(of_day)).saturating_sub(before)),
+            (&mut sum.micro_usd, of_turn),
             (&mut sum.input_tokens, usage.input_tokens),
             (&mut sum.output_tokens, usage.output_tokens),
             (&mut sum.cache_creation_input_tokens, usage.cache_creation_input_tokens),
@@ -188,7 +194,7 @@ impl Account {
             *total = total.saturating_add(added);
         }
         sums.forget_old_days();
-        true
+        before.saturating_add(of_turn)
     }
 
     /// Charges what is open, and gives its sum.

@@ -1,5 +1,5 @@
-//! The metrics actor: measures at an interval what cannot be counted as it happens (memory of every tree, ages, queue
-//! lengths) and turns memory into admission pressure. It requests evictions; what it has ended is a tree that uses more
+//! The metrics actor: measures at an interval what cannot be counted as it happens (memory and processor time of every
+//! tree, ages, queue lengths) and turns memory into admission pressure. It requests evictions; what it has ended is a tree that uses more
 //! than a session may.
 //!
 //! A look at intervals cannot stop what takes gigabytes in a second; it bounds for how long they are taken. A tree that
@@ -22,7 +22,7 @@ use crate::session::actor_refs::{IdleMessage, Room, SamplerMessage};
 use crate::session::{SessionMessage, registry::Entry, sessions::Sessions};
 use crate::telemetry::metrics::{MemoryKind, ProcessKind, Resource, SampleSource, flag};
 
-/// Processes looked at in one go: some four milliseconds of one core.
+/// Processes looked at in one go: some six milliseconds of one core.
 const PART: usize = 256;
 /// Parts of the largest machines; beyond it the parts grow.
 const MOST_PARTS: usize = 32;
@@ -264,6 +264,7 @@ fn sample(sessions: &Sessions, table: &ProcessTable, now: Instant, session_limit
         let Some(shim) = shim_of(&entry) else { continue };
         let tree = table.tree(shim);
         entry.status.measured(shim, tree.private_bytes());
+        entry.status.cpu_sampled(shim, now, tree.cpu_time());
         metrics.session_memory.record(tree.private_bytes() as f64);
         shims += 1;
         clis += usize::from(tree.processes > 0);

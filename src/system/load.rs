@@ -22,6 +22,9 @@ pub(crate) struct Load {
     pub(crate) memory_budget: u64,
     /// What one session may use.
     pub(crate) session_memory: u64,
+    /// Processors of the host or the container of the server, and how many of them the trees keep busy, as far as that is known.
+    pub(crate) processors: usize,
+    pub(crate) cpu_cores: f64,
     /// Of the file system of the data directory.
     pub(crate) disk: Option<Disk>,
     pub(crate) open_files: Option<u64>,
@@ -38,11 +41,12 @@ pub(super) async fn of(sessions: &Arc<Sessions>) -> Load {
     // As reloaded; the share of one session stays as it was at the start.
     let (now, at_start) = (sessions.env.current(), &sessions.env.config.limits);
     let limits = &now.limits;
-    let (mut busy, mut memory_bytes) = (0, 0_u64);
+    let (mut busy, mut memory_bytes, mut cpu_cores) = (0, 0_u64, 0.0);
     for entry in sessions.registry.entries() {
         entry.status.read(|visible| {
             busy += usize::from(visible.status.state == SessionState::Busy);
             memory_bytes = memory_bytes.saturating_add(visible.status.memory_bytes);
+            cpu_cores += visible.status.cpu_cores.unwrap_or_default();
         });
     }
     let data_dir = sessions.env.config.data_dir.clone();
@@ -68,6 +72,8 @@ pub(super) async fn of(sessions: &Arc<Sessions>) -> Load {
         memory_bytes,
         memory_budget: limits.memory_budget.of(available),
         session_memory: at_start.memory_of_session(available),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+        cpu_cores,
         disk,
         open_files,
         open_files_limit: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,

@@ -3,14 +3,16 @@
 //! It is a child of the span that is current where the turn is sent, so that a line of the log also names the request. It
 //! holds ids that say nothing of the user: the session's hash, the turn's number, the child's generation.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{Span, field};
 
+use super::tools::{ToolRun, ToolRuns};
 use super::{Outcome, Status};
 use crate::model::ids::{Generation, SessionHash, TurnId};
+use crate::support::lock::MutexExt;
 
 /// See the module. Clones are of the same span, which ends with the last of them.
 #[derive(Debug, Clone)]
@@ -25,6 +27,7 @@ pub(crate) struct TurnTrace {
 struct Marks {
     given: OnceLock<Duration>,
     first_output: OnceLock<Duration>,
+    tools: Mutex<ToolRuns>,
 }
 
 impl TurnTrace {
@@ -53,6 +56,28 @@ impl TurnTrace {
         self.marks.first_output.set(self.accepted.elapsed()).ok();
         let after_ms = self.millis();
         self.span.in_scope(|| tracing::debug!(after_ms, "first output"));
+    }
+
+    /// The model calls tools: id and name of each call.
+    pub(crate) fn tools_called(&self, calls: Vec<(String, String)>) {
+        let (after, mut tools) = (self.accepted.elapsed(), self.marks.tools.lock_unpoisoned());
+        calls.into_iter().for_each(|(id, name)| tools.began(id, &name, after));
+    }
+
+    /// Whether a result of a tool is awaited.
+    pub(crate) fn awaits_tools(&self) -> bool {
+        self.marks.tools.lock_unpoisoned().are_open()
+    }
+
+    /// Results have come: id of each call, and whether it failed.
+    pub(crate) fn tools_ended(&self, results: &[(String, bool)]) {
+        let (after, mut tools) = (self.accepted.elapsed(), self.marks.tools.lock_unpoisoned());
+        results.iter().for_each(|(id, failed)| tools.ended(id, *failed, after));
+    }
+
+    /// The calls of tools so far, and how many of them are not kept. Once: they are forgotten here.
+    pub(crate) fn take_tools(&self) -> (Vec<ToolRun>, usize) {
+        self.marks.tools.lock_unpoisoned().take()
     }
 
     pub(crate) fn ended(&self, outcome: &Outcome) {

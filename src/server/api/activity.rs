@@ -17,6 +17,7 @@ use crate::server::api::sessions::{SessionName, existing, seconds};
 use crate::server::app::App;
 use crate::session::past::{ChildEnd, PastTurn};
 use crate::system::blocking;
+use crate::turn::ToolRun;
 
 /// Maximum processes listed. A tree may have thousands; the largest matter.
 const MOST_PROCESSES: usize = 200;
@@ -44,6 +45,29 @@ struct TurnView {
     outcome: &'static str,
     error: Option<String>,
     cost_usd: f64,
+    tools: Vec<ToolView>,
+    /// Further calls, which are not listed.
+    tools_left_out: usize,
+}
+
+/// The call of a tool, without its input and its result.
+#[derive(Serialize)]
+struct ToolView {
+    name: Box<str>,
+    began_after_seconds: f64,
+    took_seconds: Option<f64>,
+    failed: bool,
+}
+
+impl From<ToolRun> for ToolView {
+    fn from(run: ToolRun) -> Self {
+        Self {
+            name: run.name,
+            began_after_seconds: run.began_after.as_secs_f64(),
+            took_seconds: run.took.map(|it| it.as_secs_f64()),
+            failed: run.failed,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -75,6 +99,8 @@ impl From<PastTurn> for TurnView {
             outcome: turn.outcome,
             error: turn.error,
             cost_usd: turn.cost_usd,
+            tools: turn.tools.into_iter().map(ToolView::from).collect(),
+            tools_left_out: turn.tools_left_out,
         }
     }
 }

@@ -56,6 +56,8 @@ struct SpendView {
     limit_usd: Option<f64>,
     today_usd: f64,
     users: usize,
+    /// Accounts with work today, if `users` may lack some: ten thousand are in memory.
+    accounts: Option<usize>,
     /// Those who spent most come first.
     top: Vec<Spender>,
 }
@@ -92,6 +94,10 @@ pub(crate) async fn show(
     let since = query.fields.number("since")?.unwrap_or(0);
     app.spend_read.get_or_try_init(|| read_accounts(&app)).await?;
     let load = app.pilot.load().await;
+    let accounts = app.pilot.spend().accounts_of_today().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the accounts of today cannot be counted");
+        None
+    });
     let isolation = app.pilot.isolation().into_iter();
     let isolation =
         isolation.map(|(rung, state)| json!({ "rung": rung.as_str(), "state": state.to_string() }));
@@ -104,7 +110,7 @@ pub(crate) async fn show(
         used: used(&load),
         history: columns(&app.history.buckets(since)),
         failures: app.history.failures().into_iter().map(FailureView::from).collect(),
-        spend: spend(app.pilot.spend().today(), app.pilot.spend().limit_usd()),
+        spend: spend(app.pilot.spend().today(), accounts, app.pilot.spend().limit_usd()),
         isolation: isolation.collect(),
         containment: app.pilot.containment(),
     }))
@@ -114,12 +120,16 @@ pub(crate) async fn show(
 async fn read_accounts(app: &App) -> Result<(), ApiError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let midnight = UNIX_EPOCH + Duration::from_secs(now - now % DAY);
-    let (sessions, _) = app.pilot.known_sessions(None).await?;
+    let (sessions, truncated) = app.pilot.known_sessions(None).await?;
+    if truncated {
+        app.pilot.spend().lacks_some();
+    }
     let today = sessions.iter().filter(|(_, status)| status.last_used >= midnight);
     let users: std::collections::HashSet<&UserId> = today.map(|(key, _)| key.user()).collect();
     for user in users {
         if let Err(error) = app.pilot.spend().statement(user).await {
             tracing::warn!(%error, "an account of a user cannot be read: the overview lacks it");
+            app.pilot.spend().lacks_some();
         }
     }
     Ok(())
@@ -135,6 +145,7 @@ fn used(load: &Load) -> Value {
             "limit": load.memory_budget,
             "per_session": load.session_memory,
         },
+        "processors": { "used": load.cpu_cores, "limit": load.processors },
         "disk": load.disk.as_ref().map(|disk| json!({
             "used": disk.total_bytes.saturating_sub(disk.free_bytes),
             "limit": disk.total_bytes,
@@ -162,10 +173,11 @@ fn columns(buckets: &[Bucket]) -> Value {
         "busy": column(|it| it.busy.into()),
         "waiting": column(|it| it.waiting.into()),
         "memory_bytes": column(|it| it.memory_bytes.into()),
+        "spent_usd": column(|it| it.spent_usd.into()),
     })
 }
 
-fn spend(mut spent: Vec<(UserId, Day)>, limit_usd: Option<f64>) -> SpendView {
+fn spend(mut spent: Vec<(UserId, Day)>, accounts: Option<usize>, limit_usd: Option<f64>) -> SpendView {
     spent.sort_by(|(_, one), (_, other)| other.cost_usd().total_cmp(&one.cost_usd()));
     let spender = |(user, day): &(UserId, Day)| Spender {
         user: encode(user),
@@ -181,6 +193,7 @@ fn spend(mut spent: Vec<(UserId, Day)>, limit_usd: Option<f64>) -> SpendView {
         limit_usd,
         today_usd: spent.iter().map(|(_, day)| day.cost_usd()).sum(),
         users: spent.len(),
+        accounts: accounts.map(|count| count.max(spent.len())),
         top: spent.iter().take(MOST_SPENDERS).map(spender).collect(),
     }
 }

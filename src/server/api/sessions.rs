@@ -65,6 +65,8 @@ pub(crate) struct SessionView {
     status: StatusView,
     /// The first words of the conversation.
     title: Option<String>,
+    /// Processors that its child keeps busy; `None` before that is known.
+    cpu_cores: Option<f64>,
     input_tokens: u64,
     output_tokens: u64,
     /// Permissions and questions that wait for an answer.
@@ -144,6 +146,7 @@ impl SessionView {
             idle_seconds: status.idle.as_secs_f64(),
             status: StatusView::of(&status),
             title: status.title,
+            cpu_cores: status.cpu_cores,
             input_tokens: status.input_tokens,
             output_tokens: status.output_tokens,
             pending_permissions: status.pending_permissions,

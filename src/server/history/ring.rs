@@ -21,6 +21,8 @@ pub(crate) struct Sample {
     pub(crate) busy: usize,
     pub(crate) waiting: usize,
     pub(crate) memory_bytes: u64,
+    /// Since the start of the service.
+    pub(crate) charged_usd: f64,
 }
 
 /// A bucket that has ended. Latencies are in seconds, `None` without any.
@@ -41,6 +43,8 @@ pub(crate) struct Bucket {
     pub(crate) busy: u32,
     pub(crate) waiting: u32,
     pub(crate) memory_bytes: u64,
+    /// What all users were charged in it.
+    pub(crate) spent_usd: f64,
 }
 
 /// Something that went wrong in a session.
@@ -58,6 +62,8 @@ pub(crate) struct Ring {
     buckets: VecDeque<Bucket>,
     failures: VecDeque<Failure>,
     open: Open,
+    /// Charged before the open bucket.
+    charged_usd: f64,
 }
 
 /// The bucket that has not ended.
@@ -146,6 +152,7 @@ impl Ring {
         let mut open = std::mem::take(&mut self.open);
         let (turn_p50, turn_p95) = open.turns.percentiles();
         let (ready_p50, ready_p95) = open.ready.percentiles();
+        let spent_usd = sample.charged_usd - std::mem::replace(&mut self.charged_usd, sample.charged_usd);
         let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         if self.buckets.len() == MAX_BUCKETS {
             self.buckets.pop_front();
@@ -165,6 +172,7 @@ impl Ring {
             busy: small(sample.busy),
             waiting: small(sample.waiting),
             memory_bytes: sample.memory_bytes,
+            spent_usd,
         });
     }
 
@@ -197,7 +205,7 @@ mod tests {
 
     fn sample(second: u64) -> Sample {
         let ends_at = UNIX_EPOCH + Duration::from_secs(second);
-        Sample { ends_at, children: 2, busy: 1, waiting: 0, memory_bytes: 5 }
+        Sample { ends_at, children: 2, busy: 1, waiting: 0, memory_bytes: 5, charged_usd: second as f64 }
     }
 
     fn ended(outcome: &'static str, millis: u64) -> SessionEvent {
@@ -218,6 +226,7 @@ mod tests {
         let near = |found: Option<f32>, wanted: f32| (found.unwrap() - wanted).abs() < 0.0015;
         assert!(near(bucket.turn_p50, 0.050) && near(bucket.turn_p95, 0.095), "{bucket:?}");
         let empty = ring.buckets(15)[0];
+        assert!((empty.spent_usd - 15.0).abs() < 1e-9, "{empty:?}");
         assert_eq!((empty.answered, empty.turn_p50, ring.buckets(30).len()), (0, None, 0));
     }
 

@@ -138,6 +138,7 @@ impl Session {
             traced.ended(outcome);
             let (status, took) = (&outcome.status, accepted.elapsed());
             let (given_after, first_after) = traced.marks();
+            let (tools, tools_left_out) = traced.take_tools();
             let label = TurnOutcome::from(status);
             passed.status.turn_passed(PastTurn {
                 accepted_at,
@@ -151,6 +152,8 @@ impl Session {
                     Status::Aborted(error) => Some(error.code().to_owned()),
                 },
                 cost_usd: outcome.cost_usd,
+                tools,
+                tools_left_out,
             });
             telemetry.turn_ended(&key, label, status.error(), took);
             drop((permit, running));

@@ -1,6 +1,6 @@
 //! `/v1/overview` and what lists and `/activity` tell of a session: to whom, and that it is true.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::keyring::Keyring;
 use crate::common::program::{Answer, Program, message, place};
@@ -61,6 +61,40 @@ async fn failure_is_in_overview_and_activity() {
     assert_eq!(site.get("/v1/overview").await.json()["failures"], json!([]));
     let other = Answer::of(site.session("GET", "default/activity", "bob")).await.error();
     assert_eq!((other.0, other.1.as_str()), (404, "session_not_found"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn activity_has_names_and_times_of_tools() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[permissions]\npolicy = \"allow\"").await;
+    let (slow, bad) = (json!({ "command": "sleep 0.3; echo secret-word" }), json!({ "command": "exit 3" }));
+    site.turn("alice", &format!("[[tool:Bash {slow}]] [[tool:Bash {bad}]]")).await.text();
+    site.turn("alice", "hello").await.text();
+    let answer = Answer::of(site.session("GET", "default/activity", "alice")).await;
+    let text = &answer.body;
+    assert!(!text.contains("secret-word") && !text.contains("sleep"), "names alone: {text}");
+    let activity = answer.json();
+    let (first, second) = (&activity["turns"][0], &activity["turns"][1]);
+    assert_eq!((&second["tools"], &second["tools_left_out"]), (&json!([]), &json!(0)));
+    let tools = first["tools"].as_array().unwrap();
+    let seen: Vec<_> = tools.iter().map(|tool| (tool["name"].as_str().unwrap(), &tool["failed"])).collect();
+    assert_eq!(seen, [("Bash", &json!(false)), ("Bash", &json!(true))]);
+    let number = |value: &Value| value.as_f64().unwrap();
+    let (began, took) = (number(&tools[0]["began_after_seconds"]), number(&tools[0]["took_seconds"]));
+    assert!(took >= 0.3 && began + took <= number(&first["took_seconds"]), "{first}");
+    assert!(began >= number(&first["first_after_seconds"]), "{first}");
+}
+
+/// A turn may call any number of tools.
+#[tokio::test(flavor = "multi_thread")]
+async fn activity_keeps_a_bounded_number_of_tools() {
+    let place = place();
+    let (_program, site) = Program::ready(&place, "[permissions]\npolicy = \"allow\"").await;
+    let call = format!("[[tool:Bash {}]]", json!({ "command": "true" }));
+    site.turn("alice", &call.repeat(30)).await.text();
+    let activity = Answer::of(site.session("GET", "default/activity", "alice")).await.json();
+    let turn = &activity["turns"][0];
+    assert_eq!((turn["tools"].as_array().unwrap().len(), &turn["tools_left_out"]), (24, &json!(6)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

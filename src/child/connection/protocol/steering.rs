@@ -39,7 +39,17 @@ impl Protocol {
 
     /// Notes what a line of the conversation says about tools.
     pub(super) fn note_tools(&mut self, line: &[u8]) {
-        let Some(edge) = adapter::tool_edge(line).filter(|_| self.running.is_some()) else { return };
+        let Some(running) = &self.running else { return };
+        let Some(edge) = adapter::tool_edge(line) else { return };
+        // What is withheld may be a turn of the CLI's own.
+        if !running.is_withheld() {
+            let trace = &running.job.trace;
+            match edge {
+                ToolEdge::Call => trace.tools_called(adapter::tools_called(line)),
+                ToolEdge::Result if trace.awaits_tools() => trace.tools_ended(&adapter::tools_ended(line)),
+                ToolEdge::Result | ToolEdge::Text => {}
+            }
+        }
         let mut sent = self.requests_sent;
         let asked = self.steering.note(edge, || {
             sent += 1;
