@@ -23,7 +23,7 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 const INDEX: &str = include_str!("page/index.html");
 
-const FILES: [(&str, &str, &str); 19] = [
+const FILES: [(&str, &str, &str); 21] = [
     ("answers.js", JAVASCRIPT, include_str!("page/answers.js")),
     ("app.js", JAVASCRIPT, include_str!("page/app.js")),
     ("attention.js", JAVASCRIPT, include_str!("page/attention.js")),
@@ -39,6 +39,8 @@ const FILES: [(&str, &str, &str); 19] = [
     ("session.js", JAVASCRIPT, include_str!("page/session.js")),
     ("sessions.js", JAVASCRIPT, include_str!("page/sessions.js")),
     ("store.js", JAVASCRIPT, include_str!("page/store.js")),
+    ("text.js", JAVASCRIPT, include_str!("page/text.js")),
+    ("turns.js", JAVASCRIPT, include_str!("page/turns.js")),
     ("ui.js", JAVASCRIPT, include_str!("page/ui.js")),
     ("verbs.js", JAVASCRIPT, include_str!("page/verbs.js")),
     ("style.css", CSS, include_str!("page/style.css")),

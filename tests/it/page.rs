@@ -4,6 +4,7 @@
 mod access;
 mod browser;
 mod charts;
+mod hidden;
 mod keys;
 mod looks;
 mod many;

@@ -2,6 +2,7 @@
 
 import { ask, clock, notify } from "/page/service.js";
 import { of, path } from "/page/store.js";
+import { judged, named } from "/page/text.js";
 import { Component, fieldsOf, html, listOf, textOf } from "/page/ui.js";
 
 /** Characters of a tool's input that are shown. */
@@ -63,15 +64,12 @@ class Request extends Component {
   render({ request, mayAnswer, answer }) {
     const { kind, tool_name: tool, description, created_at: at, input } = request;
     const form = { question: Question, elicitation: Elicitation }[kind] ?? Permission;
-    const what = visible({ question: "The model asks", elicitation: `An MCP server asks (${tool})` }[kind] ?? `May it use ${tool}?`);
+    const what = { question: "The model asks", elicitation: `An MCP server asks (${named(tool)})` }[kind] ?? `May it use ${named(tool)}?`;
     return html`<article class="request"><h4>${what}</h4>
-      <p class="quiet">since ${clock(at)}${description ? `: ${visible(textOf(description))}` : ""}</p>
+      <p class="quiet">since ${clock(at)}${description ? `: ${judged(textOf(description))}` : ""}</p>
       <${form} input=${fieldsOf(input)} mayAnswer=${mayAnswer} answer=${answer} /></article>`;
   }
 }
-
-/** Marks that turn the direction of writing as their numbers: they could make a command look like another one. */
-const visible = (text) => text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => `<U+${mark.charCodeAt(0).toString(16).toUpperCase()}>`);
 
 class Permission extends Component {
   render({ input, mayAnswer, answer }, { message }) {
@@ -81,7 +79,7 @@ class Permission extends Component {
     const text = [isCommand ? command : "", rest].filter(Boolean).join("\n");
     // What is not seen in whole is not allowed here: a long command could hide its end.
     const isWhole = text.length <= MOST_SHOWN;
-    return html`<pre tabindex="0">${visible(text.slice(0, MOST_SHOWN))}</pre>
+    return html`<pre tabindex="0">${judged(text.slice(0, MOST_SHOWN))}</pre>
       ${!isWhole && html`<p>${text.length - MOST_SHOWN} more characters are not shown: it cannot be allowed on this page.</p>`}
       ${mayAnswer && html`<div class="buttons">
         <button type="button" class="main" disabled=${!isWhole} onClick=${() => answer({ behavior: "allow" })}>Allow</button>

@@ -1,6 +1,6 @@
 // Rates and latencies of the last hours, with axes, units and values under the pointer. Drawn by uPlot.
 
-import { byId, bytes, element, span, write } from "/page/service.js";
+import { byId, bytes, element, money, span, write } from "/page/service.js";
 import { overview } from "/page/overview.js";
 
 const RANGES = { "15 min": 900, "1 h": 3600, "6 h": 6 * 3600 };
@@ -12,7 +12,8 @@ const color = (name) => getComputedStyle(document.documentElement).getPropertyVa
 const number = (value) => (value == null ? "–" : value < 10 ? String(Math.round(value * 10) / 10) : String(Math.round(value)));
 const took = (value) => (value == null ? "–" : value === 0 ? "0" : span(value));
 const size = (value) => (value == null ? "–" : value === 0 ? "0" : bytes(value));
-/** Turns in a bucket as turns in a minute. */
+const dollars = (value) => (value == null ? "–" : value <= 0 ? "0" : value < 0.01 ? `$${Number(value.toPrecision(1))}` : money(value));
+/** A sum of a bucket as that of a minute. */
 const perMinute = (values, { bucket_seconds: length }) => values.map((value) => (value * 60) / length);
 const asIs = (values) => values;
 
@@ -31,6 +32,7 @@ export const CHARTS = {
     lines: [["children", "alive", "--idle"], ["busy", "busy", "--busy"], ["waiting", "starts that wait", "--bad"]],
   },
   memory: { title: "Memory of all sessions", format: size, read: asIs, lines: [["memory_bytes", "memory", "--busy"]] },
+  spent: { title: "Spent per minute, all users", format: dollars, read: perMinute, lines: [["spent_usd", "spent", "--busy"]] },
 };
 
 function data({ lines, read }) {

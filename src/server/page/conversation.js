@@ -2,6 +2,7 @@
 
 import { ask, bytes, clock, events } from "/page/service.js";
 import { of, path } from "/page/store.js";
+import { named } from "/page/text.js";
 import { Component, fieldsOf, html, listOf, Steady, textOf } from "/page/ui.js";
 
 /** Messages that are kept on the page: the latest. */
@@ -129,7 +130,7 @@ class Block extends Steady {
     if (block.omitted_bytes) return html`<p class="quiet">${textOf(type)} of ${bytes(block.omitted_bytes)}, left out</p>`;
     if (type === "text") return html`<${Long} text=${textOf(block.text)} />`;
     if (type === "thinking") return html`<details><summary>thinking</summary><${Long} text=${textOf(block.thinking)} /></details>`;
-    if (type === "tool_use") return html`<div class="call"><b>${textOf(block.name)}</b> <${Long} text=${brief(fieldsOf(block.input))} /></div>`;
+    if (type === "tool_use") return html`<div class="call"><b>${named(textOf(block.name))}</b> <${Long} text=${brief(fieldsOf(block.input))} /></div>`;
     if (type === "tool_result") {
       const text = said(block.content);
       const line = text.split("\n", 1)[0].slice(0, 100);

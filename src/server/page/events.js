@@ -1,6 +1,7 @@
 // Recent events, latest first, and the latencies of starts and turns.
 
 import { byId, clock, element, span, notify, userName, write } from "/page/service.js";
+import { named } from "/page/text.js";
 
 /** Maximum lines. */
 const MOST = 150;
@@ -19,7 +20,7 @@ const WORDS = {
     outcome === "ok" ? "" : outcome === "cancelled" ? "odd" : "bad",
   ],
   own_turn: ({ cost_usd }) => [`the CLI ran a turn of its own, $${Number(cost_usd).toFixed(4)}`, ""],
-  permission_needed: ({ tool_name }) => [`needs a permission: ${tool_name}`, "odd"],
+  permission_needed: ({ tool_name }) => [`needs a permission: ${named(tool_name)}`, "odd"],
   refused: ({ reason }) => [`turn refused: ${plain(reason)}`, "odd"],
   crashed: ({ detail }) => [`crashed: ${detail}`, "bad"],
   restarted: ({ cause }) => [`restarted after a ${plain(cause)}`, "odd"],
@@ -67,7 +68,7 @@ function note(name, bar) {
   if (latencies[name].length > BARS) latencies[name].shift();
 }
 
-const who = ({ user, session }) => [user === undefined ? "" : userName(user), session === "default" && user ? "" : session].filter(Boolean).join(", ");
+const who = ({ user, session }) => [user === undefined ? "" : userName(user), session === "default" && user ? "" : session].filter(Boolean).map(named).join(", ");
 
 function draw() {
   const list = byId("events");

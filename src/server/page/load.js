@@ -2,6 +2,7 @@
 
 import { byId, bytes, count, money, userName } from "/page/service.js";
 import { overview } from "/page/overview.js";
+import { named } from "/page/text.js";
 import { html, render } from "/page/ui.js";
 
 const SHOWN = {
@@ -9,6 +10,7 @@ const SHOWN = {
   starting: ["Starting at the same time", String, "limits.starts_in_flight"],
   waiting: ["Starts that wait", String, "limits.queue"],
   memory: ["Memory of all sessions", bytes, "limits.memory_budget"],
+  processors: ["Processors", (number) => String(Math.round(number * 10) / 10), ""],
   disk: ["Disk of the data directory", bytes, ""],
   open_files: ["Open files", count, "ulimit -n"],
 };
@@ -36,14 +38,16 @@ function waiting({ use, reasons, spares }) {
   return "New users wait because memory is short: see Memory of all sessions.";
 }
 
-function spend({ spend: { today_usd: sum, users, top, limit_usd: limit } }) {
-  if (!users) return html`<p class="empty">Nobody has spent anything today.</p>`;
+function spend({ spend: { today_usd: sum, users, accounts, top, limit_usd: limit } }) {
+  if (!users && !accounts) return html`<p class="empty">Nobody has spent anything today.</p>`;
   const most = Math.max(...top.map(({ cost_usd: cost }) => cost), limit ?? 0, 1e-9);
-  return html`<p>${money(sum)} by ${count(users)} ${users === 1 ? "user" : "users"} since midnight (UTC)${limit ? `; each may spend ${money(limit)}` : ""}.</p>
+  const isPart = accounts !== null && accounts > users;
+  return html`<p>${money(sum)} by ${isPart ? `${users} of ${accounts} users` : `${count(users)} ${users === 1 ? "user" : "users"}`} since midnight (UTC)${limit ? `; each may spend ${money(limit)}` : ""}.</p>
+    ${isPart && html`<p class="why" data-kind="hog">The accounts of ${accounts - users} users are not in memory: neither the sum nor the list below has what they spent.</p>`}
     <table class="plain"><thead><tr><th scope="col">User</th><th scope="col" class="bar"><span class="unseen">Share</span></th><th scope="col" class="number">Today</th>
       <th scope="col" class="number">Turns</th><th scope="col" class="number">Tokens</th></tr></thead><tbody>
-    ${top.map((row) => html`<tr key=${row.user}><th scope="row"><a href=${`#/?${new URLSearchParams({ search: userName(row.user) })}`}>${userName(row.user)}</a></th>
-      <td class="bar"><meter class=${limit && row.cost_usd > 0.9 * limit ? "bad" : ""} min="0" max=${most} value=${row.cost_usd} aria-label=${`Spent by ${userName(row.user)}`}></meter></td>
+    ${top.map((row) => html`<tr key=${row.user}><th scope="row"><a href=${`#/?${new URLSearchParams({ search: userName(row.user) })}`}>${named(userName(row.user))}</a></th>
+      <td class="bar"><meter class=${limit && row.cost_usd > 0.9 * limit ? "bad" : ""} min="0" max=${most} value=${row.cost_usd} aria-label=${`Spent by ${named(userName(row.user))}`}></meter></td>
       <td class="number">${money(row.cost_usd)}</td><td class="number">${row.turns}</td>
       <td class="number">${count(row.input_tokens + row.output_tokens)}</td></tr>`)}</tbody></table>`;
 }

@@ -1,6 +1,7 @@
 // The form to try a message as a user, with its streamed answer.
 
 import { ask, byId, element, events, span, notify, write } from "/page/service.js";
+import { prose } from "/page/text.js";
 
 /** Maximum characters shown of an answer, so that the page stays fast. */
 const MOST = 200_000;
@@ -43,7 +44,7 @@ async function send() {
   const say = (piece) => {
     first ??= (performance.now() - begun) / 1000;
     const room = MOST - answer.textContent.length;
-    if (room > 0) answer.append(piece.slice(0, room));
+    if (room > 0) answer.append(prose(piece.slice(0, room)));
     answer.scrollTop = answer.scrollHeight;
   };
   try {

@@ -1,5 +1,7 @@
 // Requests to the service with key and user, event streams, and helpers shared by all parts.
 
+import { prose } from "/page/text.js";
+
 const KEY = "pilotlight.key";
 const USER = "pilotlight.user";
 
@@ -8,14 +10,15 @@ export const byId = (id) => document.getElementById(id);
 /** Creates an element with text, which is never parsed as HTML. */
 export function element(name, text = "", kind = "") {
   const made = document.createElement(name);
-  made.textContent = text;
+  made.textContent = prose(text);
   if (kind) made.className = kind;
   return made;
 }
 
 /** Writes changed text only, so that screen readers and selections are not disturbed. */
 export function write(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  const shown = prose(text);
+  if (node.textContent !== shown) node.textContent = shown;
 }
 
 let clearing;

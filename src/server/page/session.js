@@ -4,6 +4,8 @@ import { age, ask, byId, bytes, clock, count, money, shortModel, span, userName 
 import { Answers } from "/page/answers.js";
 import { Conversation } from "/page/conversation.js";
 import { agesOf, isOrderly, keyOf, known, of, path } from "/page/store.js";
+import { named } from "/page/text.js";
+import { Turns } from "/page/turns.js";
 import { Component, Guard, html, render } from "/page/ui.js";
 import { nameOf, Verb } from "/page/verbs.js";
 
@@ -103,8 +105,8 @@ class SessionPage extends Component {
 function Facts({ session }) {
   const { idle, age: old } = agesOf(session);
   const facts = {
-    User: session.name || "you", Session: session.id, Model: shortModel(session.model), Pid: session.pid ?? "–", Child: session.generation,
-    Turns: session.turns, Restarts: session.restarts, Memory: bytes(session.memory_bytes),
+    User: session.name || "you", Session: named(session.id), Model: shortModel(session.model), Pid: session.pid ?? "–", Child: session.generation,
+    Turns: session.turns, Restarts: session.restarts, Memory: bytes(session.memory_bytes), Processors: session.cpu_cores ?? "–",
     Tokens: `${count(session.input_tokens)} in, ${count(session.output_tokens)} out`, Cost: money(session.total_cost_usd),
     Age: age(old), Idle: session.state === "busy" ? "–" : age(idle), Waiting: session.queue_depth || "–",
   };
@@ -121,27 +123,9 @@ function Why({ session, activity }) {
   const lines = end?.stderr.trim();
   return html`<section id="why" class="why" aria-labelledby="why-title"><h3 id="why-title">Why it failed last</h3>
     ${isExitLast
-      ? html`<p><b>Its CLI ended at ${clock(exit.at)}:</b> ${exit.detail || exit.reason.replaceAll("_", " ")}${end ? html` <span class="quiet">(child ${end.generation}, ${exit.reason}${end.lived_seconds === null ? "" : `, after ${span(end.lived_seconds)}`})</span>` : ""}.</p>`
+      ? html`<p><b>Its CLI ended at ${clock(exit.at)}:</b> <bdi>${exit.detail || exit.reason.replaceAll("_", " ")}</bdi>${end ? html` <span class="quiet">(child ${end.generation}, ${exit.reason}${end.lived_seconds === null ? "" : `, after ${span(end.lived_seconds)}`})</span>` : ""}.</p>`
       : turn && html`<p><b>A turn of ${clock(turn.accepted_at)} ended with ${turn.outcome.replaceAll("_", " ")}</b>${turn.error ? ` (${turn.error})` : ""} after ${span(turn.took_seconds)}.</p>`}
     ${end && (lines ? html`<p class="quiet">The end of its standard error:</p><pre tabindex="0">${lines}</pre>` : html`<p class="quiet">It wrote nothing to its standard error.</p>`)}</section>`;
-}
-
-/** One bar for each turn: in the queue, until the first word, and until the end. */
-function Turns({ activity }) {
-  const turns = activity?.turns ?? [];
-  if (!turns.length) return html`<p class="empty">None since the session came into memory.</p>`;
-  const longest = Math.max(...turns.map(({ took_seconds: took }) => took), 0.001);
-  const width = (seconds) => ({ width: `${Math.max(0, (seconds / longest) * 100)}%` });
-  return html`<div><p class="quiet legend"><i class="queued"></i>queued <i class="thinking"></i>until the first word <i class="answering"></i>until the end</p>
-    <ol class="turns" tabindex="0" aria-label="Turns, the latest first">${turns.toReversed().map((turn) => {
-      const given = turn.given_after_seconds ?? turn.took_seconds;
-      const first = Math.max(given, turn.first_after_seconds ?? turn.took_seconds);
-      const words = [turn.given_after_seconds > 0.01 && `queued ${span(given)}`, turn.first_after_seconds !== null && `first word after ${span(first)}`].filter(Boolean);
-      return html`<li key=${turn.accepted_at} data-bad=${String(!["ok", "cancelled"].includes(turn.outcome))}>
-        <time>${clock(turn.accepted_at)}</time><span class="spans" role="img" aria-label=${words.join(", ")}>
-          <i class="queued" style=${width(given)}></i><i class="thinking" style=${width(first - given)}></i><i class="answering" style=${width(turn.took_seconds - first)}></i></span>
-        <span title=${words.join(", ")}>${span(turn.took_seconds)}${turn.outcome === "ok" ? "" : `, ${(turn.error ?? turn.outcome).replaceAll("_", " ")}`}${turn.cost_usd ? `, ${money(turn.cost_usd)}` : ""}</span></li>`;
-    })}</ol></div>`;
 }
 
 function Ends({ activity }) {
@@ -170,7 +154,7 @@ function Tree({ session, activity }) {
   };
   walk(null, 0);
   return html`<table class="plain"><thead><tr><th scope="col">Process</th><th scope="col" class="number">Pid</th><th scope="col" class="number">Memory</th></tr></thead>
-    <tbody>${lines.map(({ process, depth }) => html`<tr key=${process.pid}><th scope="row" style=${{ paddingLeft: `${Math.min(depth, 8) * 14}px` }}>${process.name || "?"}${process.is_zombie ? " (ended)" : ""}</th>
+    <tbody>${lines.map(({ process, depth }) => html`<tr key=${process.pid}><th scope="row" style=${{ paddingLeft: `${Math.min(depth, 8) * 14}px` }}>${named(process.name || "?")}${process.is_zombie ? " (ended)" : ""}</th>
       <td class="number">${process.pid}</td><td class="number">${bytes(process.memory_bytes)}</td></tr>`)}</tbody></table>
     ${activity.process_count > processes.length && html`<p class="quiet">${activity.process_count} in all.</p>`}`;
 }
@@ -178,7 +162,7 @@ function Tree({ session, activity }) {
 function Files({ files, error }) {
   if (error) return html`<p class="empty">${error}</p>`;
   if (!files?.files.length) return html`<p class="empty">None.</p>`;
-  return html`<ul class="files">${files.files.map(({ path: file, size }) => html`<li key=${file}><span>${file}</span> <span class="quiet">${size < 2 ** 20 ? `${Math.ceil(size / 1024)} KiB` : bytes(size)}</span></li>`)}</ul>
+  return html`<ul class="files">${files.files.map(({ path: file, size }) => html`<li key=${file}><span>${named(file)}</span> <span class="quiet">${size < 2 ** 20 ? `${Math.ceil(size / 1024)} KiB` : bytes(size)}</span></li>`)}</ul>
     ${files.truncated && html`<p class="quiet">${count(files.files_summary.total)} in all.</p>`}`;
 }
 

@@ -2,6 +2,7 @@
 
 import { age, byId, bytes, clock, count, money, shortModel } from "/page/service.js";
 import { agesOf, isOrderly, known, placeOf, WITH_CHILD } from "/page/store.js";
+import { named } from "/page/text.js";
 import { Component, html, render, Steady } from "/page/ui.js";
 import { Verb } from "/page/verbs.js";
 
@@ -63,11 +64,12 @@ function find() {
 class Row extends Steady {
   render({ session, selected, place }) {
     const { state, last_exit: exit } = session;
-    const who = [session.name, session.name ? session.id : ""].filter(Boolean).join(" · ");
+    const id = named(session.id);
+    const who = [session.name, session.name ? id : ""].filter(Boolean).join(" · ");
     return html`<tr data-state=${state} data-selected=${selected ? "yes" : undefined} aria-rowindex=${place + 2}>
-      <th scope="row" title=${[session.title, who || session.id].filter(Boolean).join("\n")}>
-        <a href=${placeOf(session)}><b>${session.title || session.name || session.id}</b></a>
-        <span class="quiet">${session.title ? who || session.id : session.name ? session.id : ""}</span>
+      <th scope="row" title=${[session.title, who || id].filter(Boolean).join("\n")}>
+        <a href=${placeOf(session)}><b>${session.title || session.name || id}</b></a>
+        <span class="quiet">${session.title ? who || id : session.name ? id : ""}</span>
       </th>
       <td data-label="State"><span class="state">${session.frozen ? `${state}, frozen` : state}</span>
         ${session.pending_permissions > 0 && html`<a class="asks" href=${placeOf(session)}>asks</a>`}

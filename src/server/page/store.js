@@ -2,6 +2,7 @@
 // change. One that leaves the memory is asked for once.
 
 import { ask, credentials, userName } from "/page/service.js";
+import { named } from "/page/text.js";
 
 /** Sessions that are asked for one by one; more are read all at once. */
 const MOST_SINGLE = 20;
@@ -71,12 +72,12 @@ function keep(old, session, key) {
     return old;
   }
   const user = session.user === undefined ? "" : userName(session.user);
-  const words = [session.title, user, session.id, session.model, session.pid, session.state];
-  return Object.assign(session, { key, name: user, read: performance.now(), text: words.join(" ").toLowerCase() });
+  const words = [session.title, user, session.id, named(user), named(session.id), session.model, session.pid, session.state];
+  return Object.assign(session, { key, name: named(user), read: performance.now(), text: words.join(" ").toLowerCase() });
 }
 
 const FIELDS = [
-  "state", "pid", "generation", "model", "turns", "restarts", "memory_bytes", "queue_depth", "total_cost_usd", "frozen", "title",
+  "state", "pid", "generation", "model", "turns", "restarts", "memory_bytes", "cpu_cores", "queue_depth", "total_cost_usd", "frozen", "title",
   "input_tokens", "output_tokens", "pending_permissions", "last_used", "loaded",
 ];
 

@@ -1,9 +1,20 @@
-// Templates: every value in them becomes text or an attribute, never HTML.
+// Templates: every value in them becomes text or an attribute, never HTML, and hides nothing.
 
 import htm from "/page/htm.mjs";
 import { Component, h, render } from "/page/preact.mjs";
+import { prose } from "/page/text.js";
 
-export const html = htm.bind(h);
+/** Attributes that are read. */
+const READ = ["title", "aria-label"];
+
+const shown = (child) => (typeof child === "string" ? prose(child) : Array.isArray(child) ? child.map(shown) : child);
+
+function make(type, props, ...children) {
+  for (const name of READ) if (typeof props?.[name] === "string") props = { ...props, [name]: prose(props[name]) };
+  return h(type, props, ...children.map(shown));
+}
+
+export const html = htm.bind(make);
 export { Component, render };
 
 /** A component that is drawn again only if one of its values has changed. */

@@ -2,6 +2,7 @@
 
 import { ask, notify } from "/page/service.js";
 import { of, path, WITH_CHILD } from "/page/store.js";
+import { named } from "/page/text.js";
 import { Component, html } from "/page/ui.js";
 
 /** How long a confirmation stays on a button. */
@@ -51,7 +52,7 @@ export const VERBS = {
   },
 };
 
-export const nameOf = (session) => [session.name, session.id].filter(Boolean).join(", ");
+export const nameOf = (session) => [session.name, named(session.id)].filter(Boolean).join(", ");
 
 let refreshSoon = () => {};
 /** What is called after a verb. */

@@ -6,6 +6,7 @@ use super::open;
 
 /// The server ends a point every quarter minute, and a line needs two.
 const TWO_POINTS: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn charts_outlast_a_reload_and_have_values() {
@@ -27,6 +28,30 @@ async fn charts_outlast_a_reload_and_have_values() {
     browser.click("#ranges button:first-child").await;
     browser.click("nav a[href='#/load']").await;
     browser.until("the others are drawn", "document.querySelectorAll('#load canvas').length === 2").await;
+    // Lines that rise and fall: some points more, of minutes that differ.
+    for (points, users) in [(3, 3), (4, 1), (5, 6), (6, 2)] {
+        for user in 0..users {
+            site.turn(&format!("user{user}"), "[[bytes:20000]]").await.text();
+        }
+        let count = format!(
+            "fetch('/v1/overview').then((answer) => answer.json()).then(({{ history }}) => history.ends_at.length >= {points})"
+        );
+        let deadline = tokio::time::Instant::now() + TWO_POINTS;
+        while browser.eval(&count).await != true {
+            assert!(tokio::time::Instant::now() < deadline, "no {points} points in time");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+    browser.until_text("#limits", "Children").await;
+    browser.picture("load-lines").await;
+    browser.click("nav a[href='#/spend']").await;
+    browser.until("the sum is drawn", "document.querySelectorAll('#spend canvas').length === 1").await;
+    browser.until_text("figure[data-chart=spent]", "spent").await;
+    let sums = "fetch('/v1/overview').then((answer) => answer.json()).then(({ history }) => \
+                history.spent_usd.reduce((sum, spent) => sum + spent, 0))";
+    assert!(browser.eval(sums).await.as_f64() > Some(0.0), "what was spent is in the points");
+    browser.picture("spend-lines").await;
+    browser.click("nav a[href='#/load']").await;
     browser.darken(true).await;
     browser.resize(1024, 768, false).await;
     let fits = "document.documentElement.scrollWidth <= 1024 && document.querySelectorAll('#load canvas').length === 2";

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pilotlight::model::ids::{SessionKey, UserId};
@@ -40,23 +41,29 @@ fn plant(place: &Place, count: usize) {
     }
 }
 
-/// A page of `count` sessions, and of the one that the others are copies of.
-async fn with(count: usize) -> Option<(Browser, Program, String)> {
+/// A server with `count` sessions, and the one that the others are copies of; an empty browser.
+async fn planted(count: usize) -> Option<(Browser, Program, String, Arc<Place>)> {
     let place = place();
-    let mut browser = Browser::start(&place).await?;
+    let browser = Browser::start(&place).await?;
     let (mut program, site) = Program::ready(&place, "").await;
     site.turn("zoe", "The very first words").await.text();
     program.signal(Signal::TERM);
     assert_eq!(program.code().await, Some(0));
     plant(&place, count);
     let (program, site) = Program::ready(&place, "").await;
-    browser.open(&site.http).await;
+    Some((browser, program, site.http, place))
+}
+
+/// A page of `count` sessions, and of the one that the others are copies of.
+async fn with(count: usize) -> Option<(Browser, Program, String)> {
+    let (mut browser, program, site, _place) = planted(count).await?;
+    browser.open(&site).await;
     let all = format!(
         "document.querySelector('#rows tr') && document.querySelector('#table').ariaRowCount === '{}'",
         count + 2
     );
     browser.until("all sessions are there", &all).await;
-    Some((browser, program, site.http))
+    Some((browser, program, site))
 }
 
 async fn found(browser: &mut Browser) -> u64 {
@@ -126,6 +133,21 @@ async fn sessions_are_found_by_search_state_and_order() {
     browser.until("the keys are listed", "document.querySelector('#help').open").await;
     browser.press("Escape", false).await;
     browser.until("the list is closed", "!document.querySelector('#help').open").await;
+    browser.was_good(&site).await;
+}
+
+/// After a start no more accounts are read than sessions are listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn spend_says_what_it_lacks() {
+    let Some((mut browser, _program, site, place)) = planted(10_050).await else { return };
+    let usage = place.data_dir().join("records/usage");
+    let account = fs::read_dir(&usage).unwrap().flatten().next().expect("an account");
+    for name in ["a", "b", "c"] {
+        fs::copy(account.path(), usage.join(name.repeat(32))).unwrap();
+    }
+    browser.open(&format!("{site}/#/spend")).await;
+    browser.until_text("#spend-users", "1 of 4 users").await;
+    browser.until_text("#spend-users", "3 users are not in memory").await;
     browser.was_good(&site).await;
 }
 

@@ -68,6 +68,40 @@ async fn permission_is_seen_and_answered() {
     browser.was_good(&site.http).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_are_in_the_timeline_of_turns() {
+    let Some((mut browser, _program, site, _place)) = open("[permissions]\npolicy = \"allow\"").await else {
+        return;
+    };
+    browser.until_text("#link", "Live").await;
+    let call = |command: &str| format!("[[tool:Bash {}]]", json!({ "command": command }));
+    let read = json!({ "file_path": "missing.txt" });
+    let text = format!("{} {} [[tool:Read {read}]] [[sleep:200]]", call("sleep 0.4"), call("sleep 0.2"));
+    site.turn("alice", &format!("Build it {text}")).await.text();
+    site.turn("alice", "Thanks [[sleep:300]]").await.text();
+    browser.eval("location.hash = '#/session/alice/default'").await;
+    browser.until_text(".calls", "Bash ×2").await;
+    browser.until_text(".calls", "Read").await;
+    let marks = "[...document.querySelectorAll('.runs i')].map((it) => [it.offsetLeft, it.offsetWidth, it.dataset.failed])";
+    let marks = browser.eval(marks).await;
+    let number = |mark: usize, field: usize| marks[mark][field].as_f64().unwrap();
+    assert_eq!(marks.as_array().unwrap().len(), 3, "one turn has tools: {marks}");
+    // Called in one message, and run one after the other.
+    assert!(number(0, 0) == number(1, 0) && number(0, 1) < number(1, 1), "{marks}");
+    assert_eq!((&marks[0][2], &marks[2][2]), (&json!("false"), &json!("true")), "{marks}");
+    let label = "document.querySelector('.bars:has(.runs)').ariaLabel";
+    let label = browser.eval(label).await.as_str().unwrap().to_owned();
+    assert!(
+        label.contains("Bash after") && label.contains("Read after") && label.contains("failed"),
+        "{label}"
+    );
+    assert!(!label.contains("sleep") && !label.contains("missing"), "names alone: {label}");
+    browser.picture("tools").await;
+    browser.resize(360, 740, true).await;
+    browser.picture("tools-phone").await;
+    browser.was_good(&site.http).await;
+}
+
 /// A long command could hide its end from who allows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn permission_that_is_not_seen_whole_has_no_allow() {

@@ -99,6 +99,25 @@ async fn hog_is_found_and_stopped() {
     browser.was_good(&site.http).await;
 }
 
+/// What a turn leaves behind works on without one. Where processors are busy, it gets a part of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn hog_of_processors_is_found_and_stopped() {
+    let config = "[permissions]\npolicy = \"allow\"\n[metrics]\nsample_interval = \"300ms\"\n";
+    let Some((mut browser, _program, site, _place)) = open(config).await else { return };
+    site.turn("alice", "hello").await.text();
+    let hog = r#"[[tool:Bash {"command":"for i in 1 2 3 4 5 6 7 8; do (while :; do :; done) > /dev/null 2>&1 & done"}]]"#;
+    site.turn("bob", hog).await.text();
+    let task = Task::begin("stop a hog of processors", &browser);
+    browser.until_text("#attention li[data-kind=hog]", "bob").await;
+    browser.until_text("#attention li[data-kind=hog]", "without a turn").await;
+    assert!(!browser.text("#attention").await.contains("alice"));
+    browser.click("#attention li[data-kind=hog] button").await;
+    browser.until_text("#notice", "bob, default is evicted").await;
+    browser.until("it is gone", "!document.querySelector('#attention li[data-kind=hog]')").await;
+    task.end(&browser);
+    browser.was_good(&site.http).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn running_conversation_is_followed() {
     let Some((mut browser, _program, site, _place)) = open("").await else { return };
