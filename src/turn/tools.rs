@@ -11,7 +11,6 @@ const MAX_NAME: usize = 64;
 
 /// The call of a tool. Times are since the turn was accepted.
 #[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only the server shows it"))]
 pub(crate) struct ToolRun {
     pub(crate) name: Box<str>,
     pub(crate) began_after: Duration,
