@@ -50,7 +50,7 @@ pub(crate) use running_turn::{Job, RunningTurn, TurnEnd, TurnReport};
 pub(crate) use secrets::Secrets;
 pub(crate) use servers::AskServers;
 pub(crate) use spawn::{Contained, Launch, ShimHandle, Sweep, spawn};
-pub(crate) use spawn_error::SpawnError;
+pub(crate) use spawn_error::{FENCED, SpawnError};
 pub(crate) use steering::Steer;
 pub(crate) use sweep::sweep_marked;
 pub(crate) use task::{ChildTask, UNKILLABLE};

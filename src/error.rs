@@ -251,6 +251,15 @@ pub enum TurnError {
         /// The turn was running and its child was ended; otherwise the turn was refused.
         in_turn: bool,
     },
+    /// This node had no contact to its cluster until its deadline, so that another node may have its sessions. Their
+    /// children were ended, and no other is started before the contact is back.
+    #[error(
+        "this node has lost its contact to the cluster; another one serves its sessions, which go on with the next message"
+    )]
+    NodeFenced {
+        /// The turn was running and may have done something; otherwise nothing was done for it.
+        in_turn: bool,
+    },
     /// The CLI wrote a line that is longer than accepted, so that part of the answer is missing.
     #[error("the CLI wrote a line of more than {limit} bytes (session.line_limit)")]
     LineTooLong {
@@ -369,6 +378,7 @@ impl TurnError {
             Self::SessionLost(_) => "session_lost",
             Self::MemoryLimit { .. } => "memory_limit",
             Self::WorkspaceLimit { .. } => "workspace_limit",
+            Self::NodeFenced { .. } => "node_fenced",
             Self::LineTooLong { .. } => "line_too_long",
             Self::TimedOut { .. } => "timeout",
             Self::Cancelled => "cancelled",
@@ -389,6 +399,7 @@ impl TurnError {
             Self::QueueFull { .. }
             | Self::SessionBusy
             | Self::Draining
+            | Self::NodeFenced { in_turn: false }
             | Self::UserDeleted
             | Self::SessionDeleted => Some(Duration::from_secs(1)),
             _ => None,
@@ -404,6 +415,7 @@ impl TurnError {
                 | Self::CompactFailed { .. }
                 | Self::MemoryLimit { .. }
                 | Self::WorkspaceLimit { in_turn: true, .. }
+                | Self::NodeFenced { in_turn: true }
                 | Self::LineTooLong { .. }
                 | Self::TimedOut { .. }
                 | Self::Cancelled

@@ -52,6 +52,8 @@ pub(crate) enum ExitCause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KillReason {
     NeverReady,
+    /// Its shim ended it, because this node no longer held its sessions.
+    Fenced,
     /// It no longer answered.
     Hung,
     /// Its tree used more memory than this limit in bytes.
@@ -71,6 +73,7 @@ impl ExitCause {
         match exit {
             Exit::Signal(SIGKILL) if !forced && kills.grew() => Self::OutOfMemory,
             Exit::Signal(signal) => Self::Signal(signal),
+            Exit::Fenced => Self::Killed(KillReason::Fenced),
             Exit::Code(code) => Self::Code(code),
             Exit::Unknown => Self::Unknown,
         }
@@ -82,6 +85,9 @@ impl fmt::Display for ExitCause {
         match self {
             Self::Killed(KillReason::Hung) => f.write_str("it no longer answered and was killed"),
             Self::Killed(KillReason::Protocol(what)) => f.write_str(what),
+            Self::Killed(KillReason::Fenced) => {
+                f.write_str("this node lost its contact to the cluster, and its deadline passed")
+            }
             Self::Killed(KillReason::NeverReady) => f.write_str("it was not ready in time"),
             Self::Killed(KillReason::MemoryLimit(limit)) => {
                 write!(f, "its tree used more than {limit} bytes of memory (limits.memory_per_session)")
@@ -102,6 +108,7 @@ impl From<ExitCause> for ExitReason {
         match cause {
             ExitCause::Killed(KillReason::Hung | KillReason::NeverReady) => Self::Hang,
             ExitCause::Killed(KillReason::Protocol(_)) => Self::Protocol,
+            ExitCause::Killed(KillReason::Fenced) => Self::Fenced,
             ExitCause::Killed(KillReason::MemoryLimit(_)) => Self::MemoryLimit,
             ExitCause::Killed(KillReason::WorkspaceLimit { .. }) => Self::WorkspaceLimit,
             ExitCause::Code(0) => Self::Clean,
@@ -179,6 +186,7 @@ mod tests {
         assert_eq!(of(Exit::Signal(11), false), ExitCause::Signal(11));
         assert_eq!(of(Exit::Code(137), false), ExitCause::Code(137));
         assert_eq!(of(Exit::Unknown, false), ExitCause::Unknown);
+        assert_eq!(of(Exit::Fenced, false), ExitCause::Killed(KillReason::Fenced));
         let silent = OomKills { before: None, ..kills.clone() };
         assert_eq!(ExitCause::classify(Exit::Signal(9), false, &silent), ExitCause::Signal(9));
         fs::remove_file(&events).unwrap();

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,6 +52,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) isolation: &'a Isolation,
     /// Where its group shall be made, from `CgroupBase::child_dir`.
     pub(crate) cgroup: Option<PathBuf>,
+    /// The page of the deadline at which the shim ends it; `None`: there is none.
+    pub(crate) fence: Option<BorrowedFd<'a>>,
 }
 
 /// A requested child. [`ShimHandle::started`] returns once it runs.
@@ -90,6 +92,9 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Conta
     let output = pipe::Receiver::from_owned_fd(output.into()).map_err(failed)?;
     fd_passing::send_output(&control, output_theirs.as_fd()).map_err(failed)?;
     drop(output_theirs);
+    if let Some(page) = launch.fence {
+        fd_passing::send_page(&control, page).map_err(failed)?;
+    }
     let control = registered(control).map_err(failed)?;
     let stderr = pipe::Receiver::from_owned_fd(stderr.into()).map_err(failed)?;
 
@@ -99,6 +104,7 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Conta
         .args(shim.args)
         .args(args::encode(
             launch.cgroup.as_deref(),
+            launch.fence.is_some(),
             launch.limits,
             launch.isolation,
             launch.program,

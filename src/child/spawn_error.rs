@@ -5,8 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use pilotlight_shim::isolation::Rung;
+use pilotlight_shim::report::DEADLINE_PASSED;
 
 use crate::error::StartFailure;
+
+/// Metric label of a start after the deadline of this node.
+pub(crate) const FENCED: &str = "fenced";
 
 /// Why a child did not start. No process is left.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,8 @@ pub(crate) enum SpawnError {
         #[source]
         source: io::Error,
     },
+    #[error("`{}` was not started, because this node no longer holds its sessions", name(.program))]
+    Fenced { program: PathBuf },
     #[error("failed to start `{}`", name(.program))]
     Io {
         program: PathBuf,
@@ -63,6 +69,7 @@ impl SpawnError {
             Some(libc::EAGAIN) => Self::WouldBlock { program },
             Some(libc::ENOMEM) => Self::OutOfMemory { program },
             Some(libc::EMFILE | libc::ENFILE) => Self::TooManyFiles { program },
+            Some(DEADLINE_PASSED) => Self::Fenced { program },
             _ => Self::Io { program, source },
         }
     }
@@ -80,6 +87,7 @@ impl SpawnError {
             Self::OutOfMemory { .. } => "enomem",
             Self::TooManyFiles { .. } => "emfile",
             Self::Unisolated { .. } => "isolation",
+            Self::Fenced { .. } => FENCED,
             Self::ShimFailed { .. } | Self::Io { .. } => "exited_early",
         }
     }

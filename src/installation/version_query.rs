@@ -35,6 +35,7 @@ pub(crate) async fn version(
         limits: &ChildLimits::default(),
         isolation: &Isolation::default(),
         cgroup: None,
+        fence: None,
     };
     let child = spawn(shim, &launch)?;
     Ok(tokio::time::timeout(VERSION_WITHIN, answer_of(child)).await.ok().flatten())

@@ -33,6 +33,8 @@ pub(crate) enum ExitKind {
     Requested,
     /// The tree exceeded the memory of a session, or the files their limits. No failure of the CLI.
     Outgrown,
+    /// This node no longer holds its sessions. No failure, and nothing to be started again.
+    Fenced,
     /// The child ended, or had to be killed, unasked.
     Crashed(StartFailure),
     NotStarted(StartFailure),
@@ -55,6 +57,7 @@ pub(super) fn conclude(exit: ChildExit, rules: Rules) -> Conclusion {
     let early = || StartFailure::ExitedEarly { exit: detail.clone(), stderr: exit.stderr.clone() };
     let kind = match exit.cause {
         _ if exit.requested => ExitKind::Requested,
+        ExitCause::Killed(KillReason::Fenced) => ExitKind::Fenced,
         ExitCause::Killed(KillReason::NeverReady) => {
             ExitKind::NotStarted(StartFailure::NeverReady { limit: rules.spawn_timeout })
         }
@@ -73,6 +76,11 @@ pub(super) fn conclude(exit: ChildExit, rules: Rules) -> Conclusion {
         }
         (Some(running), ExitCause::Killed(KillReason::WorkspaceLimit { limit, what })) => {
             lost = Some((running, TurnError::WorkspaceLimit { limit, what, in_turn: true }));
+        }
+        // Not here, but another node may do it, if nothing was done yet.
+        (Some(running), ExitCause::Killed(KillReason::Fenced)) => {
+            let in_turn = !(rules.retry_turn && running.may_be_retried());
+            lost = Some((running, TurnError::NodeFenced { in_turn }));
         }
         (Some(running), _) if rules.retry_turn && !exit.requested && running.may_be_retried() => {
             retry = Some(running.into_retry());
@@ -177,6 +185,17 @@ mod tests {
                 Label::Protocol,
                 RestartCause::Protocol,
             ),
+            (Killed(KillReason::Fenced), true, false, false, "fenced", Label::Fenced, RestartCause::Crash),
+            (
+                Killed(KillReason::Fenced),
+                false,
+                false,
+                false,
+                "fenced",
+                Label::Fenced,
+                RestartCause::NotStarted,
+            ),
+            (Killed(KillReason::Fenced), true, true, true, "requested", Label::Drain, RestartCause::Crash),
             (
                 Killed(KillReason::MemoryLimit(7)),
                 true,
@@ -201,6 +220,7 @@ mod tests {
             let found = match &concluded.kind {
                 ExitKind::Requested => "requested",
                 ExitKind::Outgrown => "memory",
+                ExitKind::Fenced => "fenced",
                 ExitKind::Crashed(_) => "crashed",
                 ExitKind::NotStarted(failure) => failure.reason(),
                 ExitKind::NotAdmitted(_) => "not_admitted",
@@ -255,6 +275,19 @@ mod tests {
         let concluded = conclude(exit, RULES);
         assert_eq!(concluded.lost.map(|(_, error)| error), Some(TurnError::MemoryLimit { limit: 7 }));
         assert_eq!(concluded.detail, "its tree used more than 7 bytes of memory (limits.memory_per_session)");
+    }
+
+    #[test]
+    fn fence_leaves_the_turn_to_another_node() {
+        for (produced, retry_turn) in [(false, true), (true, true), (false, false)] {
+            let cause = ExitCause::Killed(KillReason::Fenced);
+            let (exit, _reader) = exit(cause, |_, running| running.produced = produced);
+            let concluded = conclude(exit, Rules { retry_turn, ..RULES });
+            let error = concluded.lost.map(|(_, error)| error).unwrap();
+            assert_eq!(error, TurnError::NodeFenced { in_turn: produced || !retry_turn });
+            assert_eq!(error.reached_child(), produced || !retry_turn);
+            assert!(concluded.retry.is_none());
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@ use super::user_id;
 use crate::adapter::LaunchRefusal;
 use crate::admission::StartPermit;
 use crate::child::{
-    ChildContext, ChildExit, ChildTask, ConnectionHandle, Contained, RawStops, Sweep, UNKILLABLE, run_raw,
+    ChildContext, ChildExit, ChildTask, ConnectionHandle, Contained, FENCED, RawStops, Sweep, UNKILLABLE,
+    run_raw,
 };
 use crate::error::{StartFailure, TurnError};
 use crate::installation::versions::{Chosen, UNJUDGED};
@@ -438,6 +439,7 @@ fn not_started(plan: &Plan, failure: StartFailure) -> Conclusion {
                 retry_after: SHORTAGE_PAUSE,
             })
         }
+        None if failure.reason() == FENCED => ExitKind::NotAdmitted(TurnError::NodeFenced { in_turn: false }),
         // Nor here: it stays refused until an operator does something.
         None if failure.reason() == UNJUDGED => ExitKind::NotAdmitted(TurnError::NotStarted(failure)),
         None => ExitKind::NotStarted(failure),

@@ -358,6 +358,7 @@ impl Machine {
         }
         match kind {
             ExitKind::NotAdmitted(error) => self.give_up(&error, effects),
+            ExitKind::Fenced => self.give_up(&TurnError::NodeFenced { in_turn: false }, effects),
             ExitKind::NotStarted(failure) if is_hopeless(&failure) => {
                 self.give_up(&TurnError::NotStarted(failure.clone()), effects);
                 self.phase = Phase::Failed { last: failure, retry_at: now + HOPELESS_PAUSE };

@@ -13,6 +13,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
+mod fence;
 mod freeze;
 mod harness;
 mod isolation;

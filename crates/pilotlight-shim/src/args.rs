@@ -58,15 +58,21 @@ impl Default for ChildLimits {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Args {
     pub(crate) cgroup: Option<PathBuf>,
+    /// The page of a deadline waits on the control socket.
+    pub(crate) fenced: bool,
     pub(crate) limits: ChildLimits,
     pub(crate) isolation: Isolation,
     /// Program (an absolute path) and arguments. Never empty.
     pub(crate) argv: Vec<CString>,
 }
 
-/// Encodes the arguments that make the shim start `program`.
+/// Value of `--fence`: how the deadline comes.
+const BY_PAGE: &str = "page";
+
+/// Encodes the arguments that make the shim start `program`. `fenced`: the page of a deadline waits on the control socket.
 pub fn encode(
     cgroup: Option<&Path>,
+    fenced: bool,
     limits: &ChildLimits,
     isolation: &Isolation,
     program: &Path,
@@ -81,6 +87,7 @@ pub fn encode(
     };
     let number = |value: u64| OsString::from(value.to_string());
     option("--cgroup", cgroup.map(|dir| dir.as_os_str().to_owned()));
+    option("--fence", fenced.then(|| OsString::from(BY_PAGE)));
     option("--nofile", limits.nofile.map(number));
     option("--nofile-soft", limits.nofile_soft.map(number));
     option("--nproc", limits.nproc.map(number));
@@ -105,7 +112,7 @@ pub fn encode(
 pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'static str> {
     let mut limits = ChildLimits { core: None, ..ChildLimits::default() };
     let mut isolation = Isolation::default();
-    let (mut cgroup, mut uid, mut gid) = (None, None, None);
+    let (mut cgroup, mut fenced, mut uid, mut gid) = (None, false, None, None);
     loop {
         let name = line.next().ok_or("`-- PROGRAM` is missing")?;
         if name == "--" {
@@ -114,6 +121,8 @@ pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'
         let value = line.next().ok_or("an option has no value")?;
         match name.to_str().unwrap_or_default() {
             "--cgroup" => cgroup = Some(PathBuf::from(value)),
+            "--fence" if value == BY_PAGE => fenced = true,
+            "--fence" => return Err("the deadline comes in no known way"),
             "--nofile" => limits.nofile = Some(number(&value)?),
             "--nofile-soft" => limits.nofile_soft = Some(number(&value)?),
             "--nproc" => limits.nproc = Some(number(&value)?),
@@ -138,7 +147,7 @@ pub(crate) fn parse(mut line: impl Iterator<Item = OsString>) -> Result<Args, &'
     if !argv.first().is_some_and(|program| program.as_bytes().starts_with(b"/")) {
         return Err("the program must be an absolute path");
     }
-    Ok(Args { cgroup, limits, isolation, argv })
+    Ok(Args { cgroup, fenced, limits, isolation, argv })
 }
 
 fn number<N: std::str::FromStr>(value: &OsStr) -> Result<N, &'static str> {
@@ -169,6 +178,7 @@ mod tests {
         let isolation = Isolation { seccomp: true, ..Isolation::default() };
         let line = encode(
             Some(Path::new("/cg/x")),
+            true,
             &limits,
             &isolation,
             Path::new("/bin/echo"),
@@ -177,15 +187,15 @@ mod tests {
         let args = parse(line.into_iter()).unwrap();
         assert_eq!(args.limits, limits);
         assert_eq!(args.isolation, isolation);
-        assert_eq!(args.cgroup.as_deref(), Some(Path::new("/cg/x")));
+        assert_eq!((args.cgroup.as_deref(), args.fenced), (Some(Path::new("/cg/x")), true));
         assert_eq!(args.argv, [c"/bin/echo", c"--cgroup", c"--"].map(CString::from));
 
         let (limits, isolation) = (ChildLimits::default(), Isolation::default());
         let plain =
-            parse(encode(None, &limits, &isolation, Path::new("/bin/true"), &[]).into_iter()).unwrap();
+            parse(encode(None, false, &limits, &isolation, Path::new("/bin/true"), &[]).into_iter()).unwrap();
         assert_eq!(plain.limits, limits);
         assert_eq!(plain.isolation, isolation);
-        assert_eq!(plain.cgroup, None);
+        assert_eq!((plain.cgroup, plain.fenced), (None, false));
     }
 
     #[test]
@@ -199,6 +209,8 @@ mod tests {
             &["--nofile", "-1", "--", "/bin/true"],
             &["--address-space", "1", "--", "/bin/true"],
             &["--uid", "1", "--", "/bin/true"],
+            &["--fence", "moat", "--", "/bin/true"],
+            &["--fence", "--", "/bin/true"],
             &["/bin/true"],
         ] {
             assert!(parse_words(words).is_err(), "accepted {words:?}");

@@ -19,13 +19,15 @@ use rustix::{
 use super::{
     args::{self, Args},
     cgroup::{Group, Joined},
-    fd_passing, freeze,
+    fd_passing,
+    fence::Watch,
+    freeze,
     isolate::{self, OomScore, PreExec},
     isolation::Rung,
     kill::{Tree, drain_signals, now, timespec},
     launch::{self, Argv, Start, Started},
     privilege,
-    report::{FREEZE, KILL, Report, TERMINATE, THAW},
+    report::{DEADLINE_PASSED, FREEZE, KILL, Report, TERMINATE, THAW},
     rungs::{Refusal, namespaces},
     sys,
 };
@@ -60,12 +62,13 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
         Ok(joined) => joined,
         Err(error) => return refused(&Refusal::of(Rung::Cgroup)(error)),
     };
-    let output = fd_passing::receive_output(stdio::stdout()).map_err(Refusal::from);
+    let received = Received::receive(args.fenced);
     if server_is_gone() {
         joined.remove(true);
         return NOT_STARTED;
     }
-    let (started, group) = match output.and_then(|output| start(args, &joined, &output)) {
+    let start = |Received { output, fence }| Ok((start(args, &joined, &output)?, fence));
+    let ((started, group), fence) = match received.and_then(start) {
         Ok(started) => started,
         Err(refusal) => {
             joined.remove(false);
@@ -83,7 +86,7 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
     // Signals to the CLI need no other capability.
     let _kept = privilege::keep_cap_kill();
     let mut tree = Tree::new(started, signals.as_fd(), send_report);
-    let orphaned = watch(&mut tree, group.as_ref(), term_grace);
+    let orphaned = watch(&mut tree, group.as_ref(), fence, term_grace);
     let base = group.as_ref().and_then(Group::parent);
     tree.sweep(group);
     joined.remove(orphaned);
@@ -92,6 +95,27 @@ pub(crate) fn run(line: impl Iterator<Item = OsString>) -> i32 {
         let _inhabited = fs::remove_dir(base);
     }
     0
+}
+
+/// What waits on the control socket when the shim starts.
+struct Received {
+    output: OwnedFd,
+    fence: Option<Watch>,
+}
+
+impl Received {
+    /// A page that is announced must be there, and its deadline not over: a CLI never starts without its fence.
+    fn receive(fenced: bool) -> Result<Self, Refusal> {
+        let output = fd_passing::receive_queued(stdio::stdout())?;
+        let fence = fenced.then(|| fd_passing::receive_queued(stdio::stdout()).and_then(Watch::open));
+        let fence = fence.transpose().inspect_err(|error| {
+            eprintln!("pilotlight-shim: the page of the deadline cannot be used: {error}");
+        })?;
+        match fence.as_ref().and_then(Watch::look) {
+            None => Ok(Self { output, fence }),
+            Some(_) => Err(Refusal { rung: None, errno: DEADLINE_PASSED }),
+        }
+    }
 }
 
 /// Whether the lifeline broke before the start: a CLI would only run to be killed.
@@ -131,44 +155,65 @@ fn release_pipes() {
     }
 }
 
-/// Waits until the CLI exits, the server orders the kill, or the grace time after a broken lifeline is over. Returns
-/// whether the lifeline broke.
-fn watch(tree: &mut Tree<'_>, group: Option<&Group>, term_grace: Duration) -> bool {
+/// Waits until the CLI exits, the server orders the kill, or the grace time after a broken lifeline or a passed deadline
+/// is over. Returns whether the lifeline broke.
+fn watch(tree: &mut Tree<'_>, group: Option<&Group>, mut fence: Option<Watch>, term_grace: Duration) -> bool {
     let control = stdio::stdout();
-    // Set when the lifeline breaks; from then on the control socket is not polled.
-    let mut deadline: Option<Instant> = None;
+    // From then on the control socket is not polled.
+    let mut orphaned = false;
+    // Set when the lifeline breaks or the deadline passes.
+    let mut end: Option<Instant> = None;
     loop {
         tree.reap();
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
+        let left = end.map(|end| end.saturating_duration_since(now()));
         if tree.exit.is_some() || left.is_some_and(|left| left.is_zero()) {
-            return deadline.is_some();
+            return orphaned;
         }
-        let mut ready =
-            [PollFd::from_borrowed_fd(tree.signals, PollFlags::IN), PollFd::new(&control, PollFlags::IN)];
-        let (listening, wait) = (if deadline.is_some() { 1 } else { 2 }, left.map(timespec));
-        match poll(ready.split_at_mut(listening).0, wait.as_ref()) {
+        let timer = fence.as_ref().map(Watch::timer);
+        let mut ready = [
+            PollFd::from_borrowed_fd(timer.unwrap_or(tree.signals), PollFlags::IN),
+            PollFd::from_borrowed_fd(tree.signals, PollFlags::IN),
+            PollFd::new(&control, PollFlags::IN),
+        ];
+        let polled = usize::from(timer.is_none())..if orphaned { 2 } else { 3 };
+        let wait = left.map(timespec);
+        match poll(ready.get_mut(polled).unwrap_or_default(), wait.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             // Without poll(2) the shim cannot wait, so it kills the tree at once.
-            Err(_) => return deadline.is_some(),
+            Err(_) => return orphaned,
         }
-        let [child_exited, control_ready] = ready.map(|fd| !fd.revents().is_empty());
+        let [timer_rang, child_exited, control_ready] = ready.map(|fd| !fd.revents().is_empty());
         if child_exited {
             drain_signals(tree.signals);
+        }
+        let passed = fence.as_ref().filter(|_| timer_rang).and_then(Watch::look);
+        if let Some(passed) = passed {
+            (fence, tree.fenced) = (None, true);
+            let grace = passed.grace(term_grace);
+            if !grace.is_zero() {
+                terminate(tree, group);
+            }
+            end = earlier(end, now() + grace);
         }
         if control_ready {
             match read_order() {
                 Order::Freeze => freeze::freeze(group),
                 Order::Thaw => freeze::thaw(group),
                 Order::Terminate => terminate(tree, group),
-                Order::Kill => return deadline.is_some(),
+                Order::Kill => return orphaned,
                 Order::LifelineBroken => {
                     terminate(tree, group);
-                    deadline = Some(now() + term_grace);
+                    orphaned = true;
+                    end = earlier(end, now() + term_grace);
                 }
                 Order::None => {}
             }
         }
     }
+}
+
+fn earlier(end: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(end.map_or(other, |end| end.min(other)))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
-//! Passes the pipe that becomes the CLI's stdout to the shim, as the first message on the control socket.
+//! Passes the pipe that becomes the CLI's stdout to the shim, as the first message on the control socket, and the page of
+//! a deadline, if there is one, as the second.
 //!
-//! `std::process::Command` sets three descriptors; the shim needs four. Stdin and stdout are not one socket: the server
+//! `std::process::Command` sets three descriptors; the shim needs four or five. Stdin and stdout are not one socket: the server
 //! could not see the CLI close one direction, and each read at one end wakes a reader that sleeps at the other end.
 
 use std::{
@@ -25,10 +26,22 @@ pub fn send_output(control: impl AsFd, output: BorrowedFd<'_>) -> io::Result<()>
     send(control, &BYTE, output)
 }
 
-/// Receives the descriptor. It was queued before the shim started, hence a non-blocking read.
-pub(crate) fn receive_output(control: impl AsFd) -> io::Result<OwnedFd> {
-    let (_byte, output) = receive(control, &mut { BYTE })?;
-    output.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+/// Queues the page of the deadline after it. The command line says that it comes ([`crate::args::encode`]).
+///
+/// # Errors
+/// The error of sendmsg(2).
+pub fn send_page(control: impl AsFd, page: BorrowedFd<'_>) -> io::Result<()> {
+    send(control, &BYTE, page)
+}
+
+/// Receives the next descriptor. It was queued before the shim started, hence a non-blocking read.
+pub(crate) fn receive_queued(control: impl AsFd) -> io::Result<OwnedFd> {
+    match receive(control, &mut { BYTE }) {
+        Ok((_byte, Some(descriptor))) => Ok(descriptor),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        // Nothing was queued, or the limit on open files left no room for it.
+        _ => Err(rustix::io::Errno::BADF.into()),
+    }
 }
 
 /// Sends bytes with a descriptor. A report is shorter than any socket's buffer, hence never split.
@@ -66,15 +79,15 @@ mod tests {
     #[test]
     fn descriptor_is_received_only_after_it_was_sent() {
         let (server, shim) = UnixStream::pair().unwrap();
-        assert!(receive_output(&shim).is_err(), "empty socket");
+        assert!(receive_queued(&shim).is_err(), "empty socket");
         let (mut reader, output) = UnixStream::pair().unwrap();
         send_output(&server, output.as_fd()).unwrap();
         drop(output);
-        UnixStream::from(receive_output(&shim).unwrap()).write_all(b"hello").unwrap();
+        UnixStream::from(receive_queued(&shim).unwrap()).write_all(b"hello").unwrap();
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
         (&server).write_all(b"t").unwrap();
-        assert!(receive_output(&shim).is_err(), "a byte without a descriptor");
+        assert!(receive_queued(&shim).is_err(), "a byte without a descriptor");
     }
 }

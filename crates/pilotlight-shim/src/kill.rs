@@ -48,6 +48,8 @@ pub(crate) struct Tree<'a> {
     init: Option<Pid>,
     /// Set when the CLI is reaped; from then on its pid is invalid.
     pub(crate) exit: Option<ExitStatus>,
+    /// The deadline has passed, which is why the CLI ends.
+    pub(crate) fenced: bool,
     killed: u64,
     sweeping: bool,
     report: fn(Report),
@@ -57,7 +59,7 @@ impl<'a> Tree<'a> {
     pub(crate) fn new(started: Started, signals: BorrowedFd<'a>, report: fn(Report)) -> Self {
         let Started { cli, namespace, .. } = started;
         let init = namespace.as_ref().map(|namespace| namespace.init);
-        Self { signals, cli, namespace, init, exit: None, killed: 0, sweeping: false, report }
+        Self { signals, cli, namespace, init, exit: None, fenced: false, killed: 0, sweeping: false, report }
     }
 
     /// Reaps all exited children, the CLI and orphans alike. Returns false when no child is left.
@@ -65,7 +67,7 @@ impl<'a> Tree<'a> {
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.cli && self.exit.is_none() => {
-                    let exit = exit_of(status);
+                    let exit = if self.fenced { ExitStatus::Fenced } else { exit_of(status) };
                     self.exit = Some(exit);
                     (self.report)(Report::Exited(exit));
                 }

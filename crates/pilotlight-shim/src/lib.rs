@@ -2,8 +2,8 @@
 //!
 //! The server starts one shim per CLI process and holds the other end of its control socket, the **lifeline**. The shim
 //! becomes session leader and subreaper, starts the CLI with its limits, and waits. It kills all descendants of the CLI
-//! when the CLI exits, when the server orders it, or when the lifeline breaks because the server stopped or died. The
-//! means are the cgroup, where one exists, and a repeated walk over its own children.
+//! when the CLI exits, when the server orders it, when the lifeline breaks because the server stopped or died, or when a
+//! deadline passes that the server did not move ([`fence`]). The means are the cgroup, where one exists, and a repeated walk over its own children.
 //!
 //! A separate process makes this safe. The multi-threaded server never forks, the parent-death signal refers to a
 //! process with one thread, and the kernel reparents every orphan of the tree to the shim.
@@ -22,7 +22,7 @@
 //! | descriptor at start | use |
 //! |---|---|
 //! | 0 | the stream socket that becomes the CLI's stdin |
-//! | 1 | the control socket; the pipe that becomes the CLI's stdout waits on it ([`fd_passing`]) |
+//! | 1 | the control socket; the pipe that becomes the CLI's stdout and the page of the deadline wait on it ([`fd_passing`]) |
 //! | 2 | stderr of the shim and of the CLI |
 //!
 //! The server encodes the command line with [`args::encode`], reads [`report::Report`] lines from the control socket and
@@ -38,6 +38,7 @@ pub mod cgroup;
 mod contain;
 pub mod descendants;
 pub mod fd_passing;
+pub mod fence;
 mod freeze;
 mod isolate;
 pub mod isolation;

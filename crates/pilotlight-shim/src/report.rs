@@ -6,6 +6,7 @@
 //! [unisolated RUNG ERRNO]              a rung of the isolation could not be applied; `failed` follows
 //! started PID   or   failed ERRNO      nothing follows `failed`
 //! exited code N   or   exited signal N    as soon as the CLI exits
+//! exited fenced 0                      the same, because the deadline passed
 //! swept METHOD KILLED MICROS STUCK     as soon as its tree is gone
 //! ```
 //!
@@ -24,6 +25,9 @@ pub const TERMINATE: u8 = b't';
 /// Makes the shim kill the whole tree at once.
 pub const KILL: u8 = b'k';
 
+/// Raw errno of `failed` if the deadline had passed before the start. No call of a start gives it.
+pub const DEADLINE_PASSED: i32 = libc::ETIME;
+
 /// Maximum length of a line: a word, a method and three 20-digit numbers.
 pub const MAX_LINE: usize = 96;
 
@@ -34,6 +38,8 @@ pub enum ExitStatus {
     Code(i32),
     /// Signal that killed it.
     Signal(i32),
+    /// The shim ended it, because the deadline had passed ([`crate::fence`]).
+    Fenced,
     /// Not known, because the shim died first.
     Unknown,
 }
@@ -110,6 +116,7 @@ impl Report {
             Self::Failed(errno) => writeln!(line, "failed {errno}"),
             Self::Exited(ExitStatus::Code(code)) => writeln!(line, "exited code {code}"),
             Self::Exited(ExitStatus::Signal(signal)) => writeln!(line, "exited signal {signal}"),
+            Self::Exited(ExitStatus::Fenced) => writeln!(line, "exited fenced 0"),
             Self::Exited(ExitStatus::Unknown) => writeln!(line, "exited unknown 0"),
             Self::Swept(SweepReport { method, killed, took, stuck }) => {
                 writeln!(line, "swept {} {killed} {} {stuck}", method.as_str(), took.as_micros())
@@ -133,6 +140,7 @@ impl Report {
                 Self::Exited(match kind {
                     "code" => ExitStatus::Code(number),
                     "signal" => ExitStatus::Signal(number),
+                    "fenced" => ExitStatus::Fenced,
                     "unknown" => ExitStatus::Unknown,
                     _ => return None,
                 })
@@ -196,6 +204,7 @@ mod tests {
             Report::Failed(libc::ENOEXEC),
             Report::Exited(ExitStatus::Code(255)),
             Report::Exited(ExitStatus::Signal(9)),
+            Report::Exited(ExitStatus::Fenced),
             Report::Exited(ExitStatus::Unknown),
             Report::Swept(longest),
             Report::Swept(SweepReport {

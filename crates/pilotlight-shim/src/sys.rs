@@ -1,6 +1,7 @@
 //! System calls without a safe interface: the only unsafe code of the crate.
 //!
-//! The shim has a single thread: nothing else can hold a lock, own a descriptor or change a signal meanwhile.
+//! The shim has a single thread: nothing else can hold a lock, own a descriptor or change a signal meanwhile. The clock and
+//! the mapping of a word are the server's too.
 
 use std::{
     io,
@@ -15,6 +16,17 @@ use rustix::{
 };
 
 use super::launch::Argv;
+
+pub(crate) mod word;
+
+/// The time since the boot, suspensions included.
+#[expect(unsafe_code, reason = "rustix finds the kernel's shared code by itself, once more in each shim")]
+pub(crate) fn boot_time() -> libc::timespec {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure outlives the call, which cannot fail: every supported kernel has the clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    now
+}
 
 /// Resets signal dispositions, blocks all signals and returns a descriptor that becomes readable when a child exits.
 ///

@@ -10,6 +10,7 @@ use std::{
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::super::Groups;
+use pilotlight_shim::fence::{self, Page};
 use pilotlight_shim::isolation::{Mount, Network};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -33,6 +34,7 @@ fn start_in(cgroup: Option<PathBuf>, program: &str, args: &[&str]) -> Result<Box
         limits: &ChildLimits::default(),
         isolation: &Isolation::default(),
         cgroup,
+        fence: None,
     };
     spawn(&shim(), &launch)
 }
@@ -46,6 +48,7 @@ fn start_isolated(isolation: &Isolation, script: &str) -> Box<Contained> {
         limits: &ChildLimits::default(),
         isolation,
         cgroup: None,
+        fence: None,
     };
     spawn(&shim(), &launch).unwrap()
 }
@@ -181,6 +184,7 @@ async fn what_cannot_start_is_a_typed_error() {
         limits: &ChildLimits::default(),
         isolation: &Isolation::default(),
         cgroup: None,
+        fence: None,
     };
     assert!(matches!(spawn(&shim(), &launch), Err(SpawnError::NoWorkingDirectory { .. })));
     let missing = ShimProgram { path: "/nonexistent/shim".into(), args: &[] };
@@ -386,4 +390,75 @@ async fn a_rung_that_fails_is_named() {
         assert!(matches!(error, SpawnError::Unisolated { rung: named, .. } if named == rung), "{error:?}");
         assert_eq!(child.shim.gone().await, Sweep::NothingStarted);
     }
+}
+
+/// Starts a shell in the fence of this page.
+fn start_fenced(page: &Page, script: &str) -> Box<Contained> {
+    let launch = Launch {
+        program: Path::new("/bin/sh"),
+        args: &["-c".into(), script.into()],
+        env: &env(),
+        cwd: Path::new("/"),
+        limits: &ChildLimits::default(),
+        isolation: &Isolation::default(),
+        cgroup: None,
+        fence: Some(page.as_fd()),
+    };
+    spawn(&shim(), &launch).unwrap()
+}
+
+#[tokio::test]
+async fn a_child_ends_at_the_deadline_of_its_node() {
+    const HOLD: u64 = 2_000_000_000;
+    let (page, token) = (Page::create().unwrap(), token());
+    page.set(fence::now() + HOLD);
+    let mut child = start_fenced(&page, &format!("setsid sleep {token} & exec sleep {token}"));
+    child.shim.started().await.unwrap();
+    eventually("both run", LONG, || {
+        page.set(fence::now() + HOLD);
+        sleepers(&token) == 2
+    })
+    .await;
+    let exit = child.shim.exited().await;
+    assert!(fence::now() >= page.deadline(), "it ended early");
+    assert_eq!(exit, Exit::Fenced);
+    assert_eq!(done(child.shim.gone().await).stuck, 0);
+    assert_eq!(sleepers(&token), 0);
+}
+
+#[tokio::test]
+async fn no_child_starts_after_the_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let marker = dir.path().join("started");
+    let page = Page::create().unwrap();
+    for deadline in [0, fence::now()] {
+        page.set(deadline);
+        let mut child = start_fenced(&page, &format!("echo > {}", marker.display()));
+        let error = child.shim.started().await.unwrap_err();
+        assert!(matches!(error, SpawnError::Fenced { .. }), "{error:?}");
+        assert_eq!((error.reason(), child.shim.gone().await), ("fenced", Sweep::NothingStarted));
+    }
+    assert!(!marker.exists(), "a child was started");
+}
+
+#[tokio::test]
+async fn what_is_no_page_starts_no_child() {
+    let file = tempfile::tempfile().unwrap();
+    let launch = Launch {
+        program: Path::new("/bin/true"),
+        args: &[],
+        env: &[],
+        cwd: Path::new("/"),
+        limits: &ChildLimits::default(),
+        isolation: &Isolation::default(),
+        cgroup: None,
+        fence: Some(file.as_fd()),
+    };
+    let mut child = spawn(&shim(), &launch).unwrap();
+    let error = child.shim.started().await.unwrap_err();
+    assert!(matches!(error, SpawnError::Io { .. }), "{error:?}");
+    assert_eq!(child.shim.gone().await, Sweep::NothingStarted);
+    let mut text = String::new();
+    child.stderr.read_to_string(&mut text).await.unwrap();
+    assert!(text.contains("the page of the deadline cannot be used"), "{text}");
 }

@@ -64,6 +64,7 @@ impl Probe<'_> {
             cwd: &self.cwd,
             limits: &ChildLimits { owner, groups: self.groups, ..ChildLimits::default() },
             cgroup: self.group,
+            fence: None,
             isolation: &self.isolation,
         };
         let mut child = child::spawn(shim, &launch)?;

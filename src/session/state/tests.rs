@@ -180,6 +180,27 @@ fn missing_cli_fails_the_turn_and_is_retried_soon() {
 }
 
 #[test]
+fn fenced_child_is_not_replaced() {
+    let mut bench = Bench::idle();
+    bench.feed(submit(1));
+    bench.feed(submit(2));
+    let refused = TurnError::NodeFenced { in_turn: false };
+    assert_eq!(
+        bench.feed(gone(1, ExitKind::Fenced)),
+        [
+            Effect::AnswerGone,
+            Effect::Abort { turn: TurnId(2), error: refused.clone() },
+            Effect::AnswerWarm(Err(refused)),
+        ]
+    );
+    assert_eq!(bench.state(), SessionState::Dormant);
+    bench.now += Duration::from_secs(60);
+    assert_eq!(bench.feed(Input::Woken), []);
+    // The contact may be back. The end of the former child was no failure.
+    assert_eq!(bench.feed(submit(3)), [start(2, false)]);
+}
+
+#[test]
 fn turn_without_output_is_retried_before_later_turns() {
     let mut bench = Bench::busy();
     bench.feed(submit(2));

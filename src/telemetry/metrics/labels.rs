@@ -46,13 +46,13 @@ macro_rules! labels {
 labels! {
     /// Reason why a child did not start.
     SpawnReason, "reason": None = "none", NotFound = "not_found", UnjudgedVersion = "unjudged_version", Eacces = "eacces", Enoexec = "enoexec",
-        Eagain = "eagain", Enomem = "enomem", Emfile = "emfile", Isolation = "isolation", StartTimeout = "start_timeout",
+        Eagain = "eagain", Enomem = "enomem", Emfile = "emfile", Isolation = "isolation", Fenced = "fenced", StartTimeout = "start_timeout",
         Handshake = "handshake", ExitedEarly = "exited_early", Other = "other";
     /// Phase of a start.
     SpawnPhase, "phase": Exec = "exec", Ready = "ready";
     /// Reason for the end of a child.
     ExitReason, "reason": Clean = "clean", Crash = "crash", Signal = "signal", Oom = "oom", Hang = "hang",
-        Protocol = "protocol", MemoryLimit = "memory_limit", WorkspaceLimit = "workspace_limit", Evicted = "evicted", Drain = "drain", StatusUnknown = "status_unknown";
+        Protocol = "protocol", MemoryLimit = "memory_limit", WorkspaceLimit = "workspace_limit", Fenced = "fenced", Evicted = "evicted", Drain = "drain", StatusUnknown = "status_unknown";
     /// Cause of a restart.
     RestartCause, "cause": Crash = "crash", Hang = "hang", Protocol = "protocol", NotStarted = "not_started";
     /// Reason for an eviction.
@@ -215,7 +215,7 @@ impl From<&TurnError> for TurnOutcome {
         match error {
             TurnError::TimedOut { .. } => Self::Timeout,
             TurnError::Cancelled => Self::Cancelled,
-            TurnError::SessionLost(_) => Self::SessionLost,
+            TurnError::SessionLost(_) | TurnError::NodeFenced { in_turn: true } => Self::SessionLost,
             TurnError::MemoryLimit { .. } => Self::MemoryLimit,
             TurnError::WorkspaceLimit { .. } => Self::WorkspaceLimit,
             TurnError::LineTooLong { .. }
@@ -246,6 +246,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::SessionDeleted
             | TurnError::Overloaded { .. }
             | TurnError::NoUserId { .. }
+            | TurnError::NodeFenced { in_turn: false }
             | TurnError::Draining => Self::Rejected,
         }
     }

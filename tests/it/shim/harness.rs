@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader, IoSlice, PipeReader, Read as _, Write as _},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -47,14 +47,28 @@ impl Shim {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_pilotlight-shim")), options, program.as_ref(), args)
     }
 
-    pub(crate) fn start_by(mut command: Command, options: &[&str], program: &OsStr, args: &[&str]) -> Self {
+    pub(crate) fn start_by(command: Command, options: &[&str], program: &OsStr, args: &[&str]) -> Self {
+        Self::start_with(command, &[], options, program, args)
+    }
+
+    /// `given`: descriptors that wait behind the CLI's stdout.
+    pub(crate) fn start_with(
+        mut command: Command,
+        given: &[BorrowedFd<'_>],
+        options: &[&str],
+        program: &OsStr,
+        args: &[&str],
+    ) -> Self {
         let (input, input_theirs) = UnixStream::pair().unwrap();
         let (output, output_theirs) = UnixStream::pair().unwrap();
         let (control, control_theirs) = UnixStream::pair().unwrap();
         let (stderr, stderr_theirs) = std::io::pipe().unwrap();
         control.set_read_timeout(Some(LONG)).unwrap();
         output.set_read_timeout(Some(LONG)).unwrap();
-        give(&control, &output_theirs);
+        for descriptor in [output_theirs.as_fd()].iter().chain(given) {
+            give(&control, descriptor);
+        }
+        drop(output_theirs);
         command.args(options).arg("--").arg(program).args(args);
         command
             .stdin(OwnedFd::from(input_theirs))
@@ -125,7 +139,7 @@ impl Shim {
 }
 
 /// Sends a descriptor ahead of the shim, as the server does with the CLI's stdout.
-pub(crate) fn give(control: &UnixStream, descriptor: &UnixStream) {
+pub(crate) fn give(control: &UnixStream, descriptor: impl AsFd) {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     let descriptors = [descriptor.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -38,7 +38,7 @@ fn start(origin: &[&str], isolation: &Isolation, program: &str, args: &[&str]) -
 }
 
 fn start_in(origin: &[&str], work: &Path, isolation: &Isolation, program: &str, args: &[&str]) -> Shim {
-    let line = args::encode(None, &ChildLimits::default(), isolation, Path::new("/"), &[]);
+    let line = args::encode(None, false, &ChildLimits::default(), isolation, Path::new("/"), &[]);
     let options = line.iter().map(|word| word.to_str().unwrap()).take_while(|word| *word != "--");
     let mut command = match origin {
         [] => Command::new(SHIM),

@@ -120,12 +120,15 @@ impl Relay {
 
     /// Sends what is left, within the time for one write.
     async fn say_goodbye(&mut self, output: &mpsc::Sender<RawOutput>, exit: Option<Exit>, stderr: String) {
+        if exit == Some(Exit::Fenced) {
+            self.reason.get_or_insert("this node has lost its contact to the cluster");
+        }
         self.pending.extend(self.reason.map(|reason| RawOutput::Note(reason.to_owned())));
         let code = match exit {
             _ if self.reason.is_some() => 1,
             Some(Exit::Code(code)) => code,
             Some(Exit::Signal(signal)) => SIGNAL_CODE + signal,
-            Some(Exit::Unknown) | None => 1,
+            Some(Exit::Fenced | Exit::Unknown) | None => 1,
         };
         self.pending.push_back(RawOutput::Exit { code, stderr });
         let pending = std::mem::take(&mut self.pending);

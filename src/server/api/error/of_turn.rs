@@ -30,6 +30,7 @@ impl From<TurnError> for ApiError {
             TurnError::Overloaded { .. }
             | TurnError::NoUserId { .. }
             | TurnError::Draining
+            | TurnError::NodeFenced { .. }
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
             // The turn itself exceeded the limit; a retry would too.

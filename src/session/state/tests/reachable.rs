@@ -145,7 +145,7 @@ impl World {
         }
         let mut ends = Vec::new();
         if self.child != Child::None {
-            ends.push(crash());
+            ends.extend([crash(), ExitKind::Fenced]);
         }
         if self.stopping {
             ends.push(ExitKind::Requested);
