@@ -263,6 +263,40 @@ OVERVIEW = ("overview", "pilotlight: overview", "Rate, errors and duration of tu
         Panel("Broken records", "Session records that could not be parsed and were renamed, per interval. Each lost its "
               "settings; without a journal also its conversation.", (increase("records_broken_total"), "broken records"), limits=((1, RED),)),
     ]),
+    # Without a cluster everything is 0; a quantile of nothing would be no number.
+    ("Cluster", [
+        Panel("Nodes", "Nodes of the cluster that each instance sees; 0 without a cluster. Lines that differ for long: an "
+              "instance is cut off from etcd.", ("min by (instance) (@cluster_nodes)", "{{instance}}"), unit="none"),
+        Panel("Users by node", "Users whom each node has.", ("sum by (instance) (@cluster_users)", "{{instance}}"), stack=True),
+        Panel("Claims of users", "Claims per interval. won: the node has the user, with its files. owned: another node was "
+              "faster. failed: etcd or the store did not answer, or the node is draining or full.",
+              (increase("cluster_claims_total", "result"), "{{result}}"), stack=True),
+        Panel("Time of a claim", "Time to claim a user and to fetch its files.",
+              *((f'{quantile(share, "cluster_claim_seconds_bucket")} >= 0 or vector(0)', word)
+                for share, word in ((0.5, "p50"), (0.95, "p95"))), unit="s"),
+        Panel("Commits", "Changes of users on their way to the store, per interval. fenced: the user is lost to another node. "
+              "failed: given up after two minutes. late: the caller did not wait any longer; it counts once more when it ends.",
+              (increase("cluster_commits_total", "result"), "{{result}}"), stack=True),
+        Panel("Time of a commit", "Time of an object to the store and a head to etcd. With cluster.replication \"turn\" the end "
+              "of each turn waits for it.",
+              *((f'{quantile(share, "cluster_commit_seconds_bucket")} >= 0 or vector(0)', word)
+                for share, word in ((0.5, "p50"), (0.95, "p95"))), unit="s"),
+        Panel("Bytes to the store", "Bytes of objects per second that each node writes.",
+              (rate("cluster_commit_bytes_total", "instance"), "{{instance}}"), unit="Bps", stack=True),
+        Panel("Age of the oldest change", "Age of the oldest change that is not in the store, by node. The line is the "
+              "threshold of an alert.", ("max by (instance) (@cluster_lag_seconds)", "{{instance}}"), unit="s",
+              limits=((60, RED),)),
+        Panel("Files left out", "Changed files of working directories per interval that were too large or too many for the object "
+              "of a turn. They go later, or when the user leaves the node.",
+              (increase("cluster_left_out_files_total", "instance"), "{{instance}}"), stack=True),
+        Panel("Forwarded requests", "Requests per second that were passed on to the node with their user. unreached: it was "
+              "tried again. lost: the connection broke, and the caller got node_lost.",
+              (rate("cluster_forwarded_total", "result"), "{{result}}"), unit="reqps", stack=True),
+        Panel("Leases and users lost", "Leases that ended before their node left, and users whose children were ended because "
+              "another node may have them, per interval.",
+              (increase("cluster_lease_lost_total"), "leases"), (increase("cluster_lost_users_total"), "users"),
+              limits=((1, RED),)),
+    ]),
 ])
 
 CAPACITY = ("capacity", "pilotlight: capacity", "Utilisation, saturation and errors of resources: memory, processes, descriptors, CPU.", [

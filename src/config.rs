@@ -34,6 +34,8 @@ mod attach;
 mod audit;
 mod broker;
 mod cli;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod egress;
 mod isolation;
 mod limits;
@@ -60,6 +62,8 @@ pub use attach::Attach;
 pub use audit::Audit;
 pub use broker::{Broker, Credentials};
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
+#[cfg(feature = "cluster")]
+pub use cluster::{Cluster, Replication};
 pub use egress::{Egress, EgressHost};
 pub use isolation::{Isolation, IsolationMount, Rung, UidRange};
 pub use limits::Limits;
@@ -116,6 +120,9 @@ pub struct Config {
     /// Endpoints that are sent events.
     #[cfg(feature = "server")]
     pub webhooks: Webhooks,
+    /// Several nodes that share users.
+    #[cfg(feature = "cluster")]
+    pub cluster: Cluster,
     /// The CLI to run.
     pub cli: CliConfig,
     /// Limits of one session.
@@ -225,6 +232,8 @@ impl Default for Config {
             audit: Audit::default(),
             #[cfg(feature = "server")]
             webhooks: Webhooks::default(),
+            #[cfg(feature = "cluster")]
+            cluster: Cluster::default(),
             cli: CliConfig::default(),
             session: SessionConfig::default(),
             restart: RestartConfig::default(),

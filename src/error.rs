@@ -41,6 +41,9 @@ pub enum StartError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// This node cannot join the cluster.
+    #[error("cannot join the cluster: {0}")]
+    Cluster(#[source] Cause),
     /// The shim, the program that every child is started through, is not there.
     #[error(transparent)]
     Shim(Cause),
@@ -213,6 +216,19 @@ pub enum TurnError {
     /// No new turns are taken because this instance is stopping.
     #[error("this instance is stopping")]
     Draining,
+    /// Another node of the cluster has the user now.
+    #[error("another node of the cluster has the user now")]
+    Moved,
+    /// The turn was answered, but its copy for other nodes of the cluster was not written in time. The conversation has it as
+    /// long as this node lives.
+    #[error(
+        "the turn was answered and could not be stored for other nodes within {} s (cluster.commit_timeout): it is lost if \
+         this node is", .limit.as_secs_f32()
+    )]
+    NotReplicated {
+        /// What was waited for.
+        limit: Duration,
+    },
     /// The child could not be started, or was not ready in time.
     #[error("the CLI did not start: {0}")]
     NotStarted(#[source] StartFailure),
@@ -373,6 +389,8 @@ impl TurnError {
             Self::Overloaded { .. } => "overloaded",
             Self::NoUserId { .. } => "no_user_id",
             Self::Draining => "draining",
+            Self::Moved => "not_owner",
+            Self::NotReplicated { .. } => "not_replicated",
             Self::NotStarted(_) => "cli_not_started",
             Self::CircuitOpen { .. } => "circuit_open",
             Self::SessionLost(_) => "session_lost",
@@ -399,6 +417,7 @@ impl TurnError {
             Self::QueueFull { .. }
             | Self::SessionBusy
             | Self::Draining
+            | Self::Moved
             | Self::NodeFenced { in_turn: false }
             | Self::UserDeleted
             | Self::SessionDeleted => Some(Duration::from_secs(1)),
@@ -412,6 +431,7 @@ impl TurnError {
         matches!(
             self,
             Self::SessionLost(_)
+                | Self::NotReplicated { .. }
                 | Self::CompactFailed { .. }
                 | Self::MemoryLimit { .. }
                 | Self::WorkspaceLimit { in_turn: true, .. }

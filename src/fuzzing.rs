@@ -47,3 +47,12 @@ pub fn restore(left: &[u8], kept: &[u8]) {
 pub fn journal_of(lines: &[&[u8]]) -> Vec<u8> {
     journal::of_records(lines)
 }
+
+/// Reads an object of a cluster's store, also under a checksum that fits. Returns the number of entries.
+///
+/// # Panics
+/// If what was read has another form when it is written again, or a path leaves its place.
+#[cfg(feature = "cluster")]
+pub fn replica_object(bytes: &[u8]) -> usize {
+    crate::cluster::replica::delta::read_any(bytes)
+}

@@ -122,6 +122,8 @@ mod admission;
 #[cfg(feature = "broker")]
 mod broker;
 mod child;
+#[cfg(feature = "cluster")]
+mod cluster;
 pub mod config;
 pub mod error;
 #[cfg(fuzzing)]

@@ -17,6 +17,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+#[cfg(feature = "cluster")]
+use crate::config::ConfigError;
 use crate::error::StartError;
 use crate::model::ids::UserId;
 use crate::system::Pilotlight;
@@ -26,6 +28,8 @@ mod app;
 pub mod attach;
 mod audit;
 mod auth;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod conversations;
 mod dialect;
 mod exporter;
@@ -47,6 +51,8 @@ use attach::{Attaching, Socket};
 use audit::Audit;
 use auth::{Admits, AuthPolicy, Keyring, identity};
 pub use auth::{exposure, keys};
+#[cfg(feature = "cluster")]
+use cluster::{ClusterSide, Peers};
 use exporter::Exporter;
 use net::capacity;
 use net::connection::{Acceptor, Closing, ConnectionHandler, CurrentRouter};
@@ -95,6 +101,11 @@ impl Server {
                 return Err(ServeError::NotLoopback { key, address });
             }
         }
+        #[cfg(feature = "cluster")]
+        let peers = match config.cluster.listen.filter(|_| config.cluster.is_on()) {
+            Some(address) => Some((listen("cluster.listen", address).await?, peers(&config).await?)),
+            None => None,
+        };
         let public = listen("http.listen", config.http.listen).await?;
         let operator = listen("admin.listen", config.admin.listen).await?;
         let keys = opened_keys(&config).await?;
@@ -142,15 +153,16 @@ impl Server {
         let idempotency = Idempotency::new(tasks.clone(), closing.clone());
         let async_turns = AsyncTurns::new(limits.heartbeat, webhooks.clone(), closing.clone());
         tasks.spawn(closing.clone().or(async_turns.clone().sweep()));
-        let app = Arc::new(App::new(
-            pilot,
-            exporter.clone(),
-            replays,
-            async_turns,
-            idempotency,
-            event_streams,
-            audit,
-        ));
+        #[cfg(feature = "cluster")]
+        let cluster = pilot
+            .cluster()
+            .cloned()
+            .zip(peers.as_ref())
+            .map(|(cluster, (_, peers))| ClusterSide::new(cluster, peers.clone()));
+        let app = App::new(pilot, exporter.clone(), replays, async_turns, idempotency, event_streams, audit);
+        #[cfg(feature = "cluster")]
+        let app = app.in_cluster(cluster);
+        let app = Arc::new(app);
         let overloaded = router::overloaded(exporter.metrics.clone());
         let accept = |listener, router: &CurrentRouter, most| {
             let handler = ConnectionHandler {
@@ -163,8 +175,20 @@ impl Server {
             tasks.spawn(Acceptor { listener, handler, most, tasks: tasks.clone() }.run());
         };
         let default_user = limits.default_user.as_ref().and_then(|user| UserId::new(user).ok());
-        let policy =
-            AuthPolicy { keys: keys.clone(), is_local: is_local(http), for_admins: false, default_user };
+        let policy = AuthPolicy {
+            keys: keys.clone(),
+            is_local: is_local(http),
+            for_admins: false,
+            default_user,
+            #[cfg(feature = "cluster")]
+            peers: None,
+        };
+        #[cfg(feature = "cluster")]
+        if let Some((listener, peers)) = peers {
+            let policy = AuthPolicy { keys: None, peers: Some(peers), ..policy.clone() };
+            accept(listener.0, &CurrentRouter::new(router::peers(app.clone(), policy)), most);
+            app.forget_users_who_leave();
+        }
         let attaching = Attaching {
             app: app.clone(),
             policy: AuthPolicy { is_local: true, ..policy.clone() },
@@ -183,6 +207,8 @@ impl Server {
             is_local: is_local(admin),
             for_admins: true,
             default_user: None,
+            #[cfg(feature = "cluster")]
+            peers: None,
         };
         accept(operator.0, &CurrentRouter::new(router::admin(app.clone(), policy)), ADMIN_CONNECTIONS);
         if let Some(keys) = keys.clone() {
@@ -237,6 +263,20 @@ impl Server {
 
     /// Drains, gives running turns `grace`, stops every child, then closes listeners and connections.
     pub async fn shutdown(self, grace: Duration) {
+        #[cfg(feature = "cluster")]
+        let until = tokio::time::Instant::now() + grace;
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.pilot().cluster().cloned() {
+            // Requests of users who have left go to the other nodes meanwhile.
+            self.app.leave();
+            let left = cluster.leave(grace).await;
+            if left > 0 {
+                tracing::warn!(
+                    users = left,
+                    "users have not left in order: other nodes have them once the lease ends"
+                );
+            }
+        }
         self.drain();
         // Probes, refusals of new turns and ends of running turns are still served meanwhile.
         self.pilot().shutdown(grace).await;
@@ -244,6 +284,9 @@ impl Server {
         tokio::join!(self.app.async_turns.settle(), self.app.replays.settle());
         self.webhooks.finish().await;
         self.closing.gracefully.cancel();
+        // Turns of other nodes get the same time as those here.
+        #[cfg(feature = "cluster")]
+        self.app.passed_on(until).await;
         self.tasks.close();
         let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
         self.app.audit.finish().await;
@@ -291,6 +334,21 @@ fn warn_of_writable_cli(config: &Config) -> impl Future<Output = ()> + Send + us
             tracing::warn!(doubt, "other users can change the CLI, and so read every conversation and key");
         }
     }
+}
+
+/// The secret of the cluster.
+#[cfg(feature = "cluster")]
+async fn peers(config: &Config) -> Result<Arc<Peers>, ServeError> {
+    // Validated.
+    let path = config.cluster.secret_file.clone().unwrap_or_default();
+    let read = tokio::task::spawn_blocking(move || Peers::open(&path)).await;
+    let key = "cluster.secret_file".to_owned();
+    let problem = match read {
+        Ok(Ok(peers)) => return Ok(Arc::new(peers)),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Err(ConfigError::Key { key, problem }.into())
 }
 
 fn is_local(address: SocketAddr) -> bool {

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "server")]
 pub mod at_rest;
+#[cfg(feature = "cluster")]
+pub(crate) mod hand_over;
 #[cfg(feature = "server")]
 mod load;
 pub mod probe;
@@ -16,12 +18,17 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
+#[cfg(feature = "cluster")]
+use self::hand_over::HandOver;
 #[cfg(feature = "server")]
 pub(crate) use self::load::Load;
 pub(crate) use self::session::blocking;
 pub use self::session::{Compacted, Session};
 pub(crate) use self::start::Parent;
+use self::start::Registered;
 use crate::admission::{NO_MEMORY, Pressure};
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::config::{self, Config, ConfigError, Reloaded, Rung};
 use crate::error::{StartError, TurnError};
 use crate::isolation::{NetworkMeans, RungState};
@@ -37,7 +44,7 @@ use crate::spend::Spend;
 #[cfg(feature = "server")]
 use crate::support::keyed_gates::Inside;
 use crate::support::lock::MutexExt;
-use crate::telemetry::{events::EventStream, metrics::Metrics};
+use crate::telemetry::events::EventStream;
 use crate::workspace::DataDirLock;
 #[cfg(feature = "server")]
 use crate::workspace::{CredentialsFile, Workspace};
@@ -56,6 +63,9 @@ pub struct Pilotlight {
 pub(crate) struct System {
     pub(crate) sessions: Arc<Sessions>,
     shut_down: OnceCell<()>,
+    /// How users leave this node; `None` where it is alone.
+    #[cfg(feature = "cluster")]
+    hand_over: Option<Arc<HandOver>>,
     /// Held until nothing of this system runs any more.
     data_dir: Arc<Mutex<Option<DataDirLock>>>,
 }
@@ -84,8 +94,8 @@ impl Pilotlight {
     /// proven of the isolation is used.
     pub(crate) async fn start_trial(config: Config, parent: Parent) -> Result<Self, StartError> {
         config.validate()?;
-        let metrics = Metrics::register(&metrics::NoopRecorder, &config.metrics.prefix);
-        Self::of(config, metrics, parent, None).await
+        let registered = Registered::of_trial(&config);
+        Self::of(config, registered, parent, None).await
     }
 
     /// As [`Pilotlight::start`], with metrics that go to `recorder` and not to the one that is installed.
@@ -96,17 +106,17 @@ impl Pilotlight {
         config: Config,
         recorder: &dyn metrics::Recorder,
     ) -> impl Future<Output = Result<Self, StartError>> + Send + use<> {
-        let registered = config.validate().map(|()| Metrics::register(recorder, &config.metrics.prefix));
+        let registered = config.validate().map(|()| Registered::with(recorder, &config));
         async move { Self::of(config, registered?, Parent::default(), Some(probe::beside_sessions)).await }
     }
 
     async fn of(
         config: Config,
-        metrics: Metrics,
+        registered: Registered,
         parent: Parent,
         trial: Option<TrialStart>,
     ) -> Result<Self, StartError> {
-        Ok(Self { system: Arc::new(start::start(config, metrics, parent, trial).await?) })
+        Ok(Self { system: Arc::new(start::start(config, registered, parent, trial).await?) })
     }
 
     /// What a trial start shares with this instance.
@@ -126,6 +136,18 @@ impl Pilotlight {
     #[must_use]
     pub fn cli_warning(&self) -> Option<String> {
         self.env().installed.warning()
+    }
+
+    /// This node's part in a cluster; `None` where it is alone.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.env().cluster.as_ref()
+    }
+
+    /// How users leave this node of a cluster.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn hand_over(&self) -> Option<&Arc<HandOver>> {
+        self.system.hand_over.as_ref()
     }
 
     /// The configuration that this instance was started with. [`Pilotlight::reload`] does not change it.
@@ -335,7 +357,7 @@ impl Pilotlight {
     /// Keeps a user from being deleted until the result is dropped.
     #[cfg(feature = "server")]
     pub(crate) fn enter(&self, user: &UserId) -> Result<Inside<UserId>, TurnError> {
-        self.shared().users.enter(user).ok_or(TurnError::UserDeleted)
+        self.shared().enter(user)
     }
 
     /// The workspace of a session on disk. Blocking.

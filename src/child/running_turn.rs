@@ -102,6 +102,15 @@ impl TurnEnd {
     pub(crate) fn send(self) -> Option<Waker> {
         self.sender.finish(self.tail, self.outcome)
     }
+
+    /// Ends the turn, which was answered, with an error: something that its caller may rely on is missing.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn fail(mut self, error: TurnError) -> Option<Waker> {
+        // They end with the CLI's own result, beside which the error would be a second end.
+        self.tail = Lines::default();
+        self.outcome.status = Status::Aborted(error);
+        self.send()
+    }
 }
 
 impl fmt::Debug for TurnEnd {

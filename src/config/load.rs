@@ -19,13 +19,14 @@ const SEPARATOR: &str = "__";
 const TOP_LEVEL: [&str; 2] = ["data_dir", "drain_timeout"];
 /// Keys of the first level that are tables. (Variables for children begin with `PILOTLIGHT_SESSION` or
 /// `PILOTLIGHT_CHILD` alone.)
-const SECTIONS: [&str; 18] = [
+const SECTIONS: [&str; 19] = [
     "http",
     "auth",
     "admin",
     "attach",
     "audit",
     "webhooks",
+    "cluster",
     "cli",
     "session",
     "restart",
@@ -41,7 +42,7 @@ const SECTIONS: [&str; 18] = [
 ];
 
 /// Sections of the server. A configuration file may be shared with a server, so the library alone ignores them.
-const SERVER_SECTIONS: [&str; 6] = ["http", "auth", "admin", "attach", "audit", "webhooks"];
+const SERVER_SECTIONS: [&str; 7] = ["http", "auth", "admin", "attach", "audit", "webhooks", "cluster"];
 
 /// Error in a configuration. The message names the key and the allowed values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

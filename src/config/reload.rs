@@ -187,8 +187,33 @@ const SERVER_KEYS: &[Key] = keys! {
 #[cfg(not(feature = "server"))]
 const SERVER_KEYS: &[Key] = &[];
 
+/// The keys of the cluster: a node is what it was when it joined.
+#[cfg(feature = "cluster")]
+const CLUSTER_KEYS: &[Key] = keys! {
+    start cluster.etcd;
+    start cluster.node;
+    start cluster.listen;
+    start cluster.address;
+    start cluster.secret_file;
+    start cluster.store;
+    start cluster.replication;
+    start cluster.commit_timeout;
+    start cluster.route_timeout;
+    start cluster.lease;
+    start cluster.release_after;
+    start cluster.room;
+    start cluster.prefix;
+    start cluster.etcd_user;
+    start cluster.etcd_password_file;
+    start cluster.etcd_ca_file;
+    start cluster.etcd_identity_file;
+    start cluster.credentials;
+};
+#[cfg(not(feature = "cluster"))]
+const CLUSTER_KEYS: &[Key] = &[];
+
 fn all() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().chain(SERVER_KEYS)
+    KEYS.iter().chain(SERVER_KEYS).chain(CLUSTER_KEYS)
 }
 
 /// Every key with whether a running system takes it over.

@@ -26,6 +26,8 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     super::audit::validate(config)?;
     #[cfg(feature = "server")]
     super::webhooks::validate(config)?;
+    #[cfg(feature = "cluster")]
+    super::cluster::validate(config)?;
     cli(&config.cli)?;
     super::mcp::validate(config)?;
     super::isolation::validate(config)?;

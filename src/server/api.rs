@@ -2,6 +2,8 @@
 
 mod activity;
 mod body;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod conversation;
 pub(crate) mod error;
 pub(crate) mod events;

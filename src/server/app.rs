@@ -13,6 +13,8 @@ use super::audit::Audit;
 use super::auth::caller::Caller;
 use super::auth::identity::{Identities, Owner, Renewed};
 use super::auth::limits::{RateLimits, TurnPermit, Turns};
+#[cfg(feature = "cluster")]
+use super::cluster::ClusterSide;
 use super::conversations::Conversations;
 use super::exporter::Exporter;
 use super::history::History;
@@ -35,6 +37,9 @@ const GATHERING: usize = 4;
 
 pub(super) struct App {
     pub(super) pilot: Pilotlight,
+    /// `None` where this node is alone.
+    #[cfg(feature = "cluster")]
+    pub(super) cluster: Option<ClusterSide>,
     pub(super) exporter: Exporter,
     pub(super) identities: Identities,
     pub(super) conversations: Conversations,
@@ -54,6 +59,8 @@ pub(super) struct App {
     /// Set once the accounts of today are in memory.
     pub(super) spend_read: OnceCell<()>,
     draining: AtomicBool,
+    #[cfg(feature = "cluster")]
+    leaving: AtomicBool,
     pub(super) reloads: LastReload,
     pub(super) since: Instant,
 }
@@ -77,6 +84,8 @@ impl App {
         let rate_limits = RateLimits::new(http.requests_per_minute, http.new_users_per_minute);
         Self {
             pilot,
+            #[cfg(feature = "cluster")]
+            cluster: None,
             exporter,
             identities,
             conversations,
@@ -95,9 +104,17 @@ impl App {
             history: History::default(),
             spend_read: OnceCell::new(),
             draining: AtomicBool::new(false),
+            #[cfg(feature = "cluster")]
+            leaving: AtomicBool::new(false),
             reloads: LastReload::default(),
             since: Instant::now(),
         }
+    }
+
+    /// As one node of a cluster.
+    #[cfg(feature = "cluster")]
+    pub(super) fn in_cluster(self, cluster: Option<ClusterSide>) -> Self {
+        Self { cluster, ..self }
     }
 
     /// A permit for one more turn of `user`, held while it runs or waits.
@@ -127,6 +144,7 @@ impl App {
     ) -> Result<(UserId, Inside<UserId>), ApiError> {
         let Some(credentials) = credentials.filter(|_| caller.key_id().is_none()) else {
             let user = caller.owner(named)?;
+            self.route(caller, &user).await?;
             let inside = self.pilot.enter(&user)?;
             return Ok((user, inside));
         };
@@ -142,6 +160,7 @@ impl App {
             let owner = self.identities.owner(credentials, elsewhere).await?;
             let (Owner::Known(user) | Owner::New(user)) = &owner;
             self.rate_limits.count_user(user)?;
+            self.route(caller, user).await?;
             let inside = self.pilot.enter(user)?;
             return match owner {
                 Owner::Known(user) => {
@@ -155,9 +174,17 @@ impl App {
             };
         }
         let user = caller.owner(named)?;
+        self.route(caller, &user).await?;
         let inside = self.pilot.enter(&user)?;
         self.identities.learn(&user, credentials).await;
         Ok((user, inside))
+    }
+
+    /// Without the feature `cluster` each user is here.
+    #[cfg(not(feature = "cluster"))]
+    #[allow(clippy::unused_async, reason = "as in a cluster")]
+    pub(super) async fn route(&self, _caller: &Caller, _user: &UserId) -> Result<(), ApiError> {
+        Ok(())
     }
 
     /// Deletes a user with all data, also that in memory. Returns the number of sessions.
@@ -174,7 +201,7 @@ impl App {
     }
 
     /// Forgets what the memory has of a user.
-    async fn forget(&self, user: &UserId) {
+    pub(super) async fn forget(&self, user: &UserId) {
         self.conversations.forget(user).await;
         self.responses.forget(user).await;
         self.identities.forget(user);
@@ -184,6 +211,12 @@ impl App {
         self.async_turns.forget_user(user);
     }
 
+    /// Turns `/readyz` to 503, while requests are still answered: users leave this node of a cluster.
+    #[cfg(feature = "cluster")]
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.pilot.drain();
@@ -191,6 +224,11 @@ impl App {
 
     /// Refuses before the body is read.
     pub(super) fn refuse_when_draining(&self) -> Result<(), ApiError> {
+        // Its users are on other nodes, where the request goes.
+        #[cfg(feature = "cluster")]
+        if self.leaving.load(Ordering::Acquire) {
+            return Ok(());
+        }
         if self.draining.load(Ordering::Acquire) { Err(TurnError::Draining.into()) } else { Ok(()) }
     }
 
@@ -204,6 +242,12 @@ impl App {
     pub(super) fn not_ready(&self) -> Vec<String> {
         let mut reasons = self.pilot.readiness().reasons;
         reasons.extend(self.started_once.missing());
+        #[cfg(feature = "cluster")]
+        if self.leaving.load(Ordering::Acquire) {
+            reasons.push("leaving the cluster".to_owned());
+        }
+        #[cfg(feature = "cluster")]
+        reasons.extend(self.cluster.iter().filter_map(|side| side.problem()));
         reasons
     }
 }

@@ -14,6 +14,8 @@ use self::caller::{Caller, named_user};
 use self::keys::Role;
 use super::api::error::ApiError;
 use super::api::users::USERS;
+#[cfg(feature = "cluster")]
+use super::cluster::Peers;
 use super::page;
 use crate::model::ids::UserId;
 
@@ -44,12 +46,23 @@ pub(super) struct AuthPolicy {
     pub(super) for_admins: bool,
     /// User of requests that name none, without keys.
     pub(super) default_user: Option<UserId>,
+    /// Whether only nodes of the cluster may call, on behalf of their callers.
+    #[cfg(feature = "cluster")]
+    pub(super) peers: Option<Arc<Peers>>,
 }
 
 impl AuthPolicy {
     /// Whether a request to this path counts against the rate limit.
     pub(super) fn counts(&self, uri: &Uri) -> bool {
-        !self.for_admins && !is_open(uri)
+        !self.for_admins && !self.is_for_peers() && !is_open(uri)
+    }
+
+    /// Whether requests come from other nodes of the cluster.
+    pub(super) fn is_for_peers(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        return self.peers.is_some();
+        #[cfg(not(feature = "cluster"))]
+        false
     }
 
     /// Authenticates a request; `None` on an open path without a valid key.
@@ -236,7 +249,14 @@ mod tests {
         ] {
             assert!(!is_loopback(host), "{host}");
         }
-        let policy = AuthPolicy { keys: None, is_local: true, for_admins: false, default_user: None };
+        let policy = AuthPolicy {
+            keys: None,
+            is_local: true,
+            for_admins: false,
+            default_user: None,
+            #[cfg(feature = "cluster")]
+            peers: None,
+        };
         let refused = |uri: &str, lines: &[(&str, &str)]| {
             policy.admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
         };
@@ -250,7 +270,14 @@ mod tests {
 
     #[test]
     fn of_all_pages_only_our_own_is_served_without_a_key() {
-        let policy = |is_local| AuthPolicy { keys: None, is_local, for_admins: false, default_user: None };
+        let policy = |is_local| AuthPolicy {
+            keys: None,
+            is_local,
+            for_admins: false,
+            default_user: None,
+            #[cfg(feature = "cluster")]
+            peers: None,
+        };
         let refused = |is_local, uri: &str, lines: &[(&str, &str)]| {
             policy(is_local).admit(&uri.parse().unwrap(), &headers(lines)).err().map(|error| error.code())
         };

@@ -161,6 +161,11 @@ impl OnChildEvent for ChildEvents {
             (journal, noted)
         });
         self.on_child_event(ChildEvent::TurnEnded(ended));
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = self.plan.env().cluster.clone() {
+            let is_written = matches!(noted, Some((_, Noted::Written | Noted::WrittenAgain)));
+            return journaling::send_replicated(&self.plan, cluster, is_written, last);
+        }
         let is_synced = self.plan.env().config.session.journal == JournalMode::Synced;
         match (noted, last) {
             (Some((journal, Noted::Written | Noted::WrittenAgain)), Some(last)) if is_synced => {

@@ -1,5 +1,6 @@
 //! What children and sessions are started with. No global: several systems may live in one process.
 
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +10,8 @@ use tokio_util::task::TaskTracker;
 #[cfg(feature = "broker")]
 use crate::broker::Broker;
 use crate::child::ShimProgram;
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::config::{Config, Rung};
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::Isolator;
@@ -42,6 +45,9 @@ pub(crate) struct Env {
     pub(crate) broker: Option<Broker>,
     /// The way of all children to the model's API and to other hosts.
     pub(crate) access: AccessRules,
+    /// This node's part in a cluster; `None` where it is alone.
+    #[cfg(feature = "cluster")]
+    pub(crate) cluster: Option<Arc<Cluster>>,
     /// What users spend.
     pub(crate) spend: Arc<Spend>,
     /// `NAME=value` in the environment of everything that this data directory's systems start.
@@ -78,6 +84,23 @@ impl Env {
     /// Whether this system exists for one trial start. It has no user's settings and decides whether a version starts.
     pub(crate) fn is_trial(&self) -> bool {
         self.trial.is_none()
+    }
+
+    /// Whether this node no longer holds its sessions, so that no child may start.
+    pub(crate) fn is_fenced(&self) -> bool {
+        #[cfg(feature = "cluster")]
+        return self.cluster.as_ref().is_some_and(|cluster| cluster.fence().has_passed());
+        #[cfg(not(feature = "cluster"))]
+        false
+    }
+
+    /// The deadline up to which this node holds its sessions, for the shims of their children; `None` without a cluster.
+    #[cfg_attr(not(feature = "cluster"), expect(clippy::unused_self, reason = "as with the feature"))]
+    pub(crate) fn fence_page(&self) -> Option<BorrowedFd<'_>> {
+        #[cfg(feature = "cluster")]
+        return self.cluster.as_ref().map(|cluster| cluster.fence().page());
+        #[cfg(not(feature = "cluster"))]
+        None
     }
 
     /// Shows whether children have the limits of their cgroups: they can be lost and come back while the system runs.

@@ -11,7 +11,11 @@ use tokio::time::timeout;
 use super::lifecycle::Plan;
 use crate::adapter;
 use crate::child::TurnEnd;
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::config::JournalMode;
+#[cfg(feature = "cluster")]
+use crate::error::TurnError;
 use crate::journal::{self, Journal, Mark, Noted};
 use crate::support::atomic_file::Durability;
 use crate::support::lock::MutexExt as _;
@@ -198,6 +202,35 @@ pub(super) fn count(plan: &Plan, noted: Noted) {
             }
         }
     }
+}
+
+/// Sends the end of a turn once other nodes of the cluster can go on after it, if that is waited for. `is_written`: the journal
+/// has the turn; without it there is nothing to be copied.
+#[cfg(feature = "cluster")]
+pub(super) fn send_replicated(
+    plan: &Plan,
+    cluster: Arc<Cluster>,
+    is_written: bool,
+    last: Option<Box<TurnEnd>>,
+) -> Option<Box<TurnEnd>> {
+    let user = plan.entry.key.user().clone();
+    let (waiting, sent) = if cluster.waits() { (last, None) } else { (None, last) };
+    let session = plan.entry.hash.clone();
+    cluster.touch(&user, &session);
+    plan.env().tasks.spawn(async move {
+        let committed = if is_written { cluster.commit(&user).await } else { Err(cluster.not_replicated()) };
+        if let Err(error) = &committed {
+            tracing::warn!(%session, %error, "a turn was not stored for other nodes of the cluster");
+        }
+        let Some(last) = waiting else { return };
+        wake(match committed {
+            Ok(()) => last.send(),
+            // It was answered: who repeats it would do the work twice.
+            Err(TurnError::Moved) => last.fail(TurnError::NodeFenced { in_turn: true }),
+            Err(error) => last.fail(error),
+        });
+    });
+    sent
 }
 
 /// Sends the end of a turn once its journal is on the disk.

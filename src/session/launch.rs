@@ -162,7 +162,7 @@ pub(super) fn spawn(
         limits: &limits_of(&env.config.limits, owner, groups.limits),
         isolation: &isolation,
         cgroup: groups.kill,
-        fence: None,
+        fence: env.fence_page(),
     };
     let child = child::spawn(&env.shim, &launch).inspect_err(|_| {
         // No shim has them, so nobody else would remove them.

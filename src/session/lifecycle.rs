@@ -193,6 +193,10 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
         Ok(permits) => permits,
         Err(error) => return Conclusion::without_child(ExitKind::NotAdmitted(error)),
     };
+    // The wait for them may have been long. A shim looks again, and later.
+    if plan.env().is_fenced() {
+        return Conclusion::without_child(ExitKind::NotAdmitted(TurnError::NodeFenced { in_turn: false }));
+    }
     let start_permit = Arc::new(Mutex::new(Some(start_permit)));
     let mut chosen = match executable::choose(plan.env()).await {
         Ok(chosen) => chosen,

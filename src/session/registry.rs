@@ -80,7 +80,8 @@ impl Entry {
         self.open_journal().is_none_or(|journal| journal.is_written())
     }
 
-    fn is_unused(&self) -> bool {
+    /// Whether no turn runs or waits.
+    pub(crate) fn is_unused(&self) -> bool {
         self.turns.available_permits() == self.turn_limit
     }
 }

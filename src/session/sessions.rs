@@ -14,9 +14,12 @@ use super::{
     storage::Storage, sync::Syncer,
 };
 use crate::admission::Admission;
+#[cfg(feature = "cluster")]
+use crate::cluster::{Grant, Route, Unowned};
+use crate::error::TurnError;
 use crate::journal::Waiting;
 use crate::model::ids::{SessionHash, TurnId, UserId};
-use crate::support::keyed_gates::Gates;
+use crate::support::keyed_gates::{Gates, Inside};
 use crate::support::keyed_locks::Locks;
 
 /// The shared state of all sessions.
@@ -84,6 +87,26 @@ impl Sessions {
             #[cfg(feature = "failpoints")]
             fails_start: AtomicBool::new(false),
             env,
+        }
+    }
+
+    /// Keeps the user from being deleted, and in a cluster from being given to another node, until the result is dropped.
+    pub(crate) fn enter(&self, user: &UserId) -> Result<Inside<UserId>, TurnError> {
+        let inside = self.users.enter(user);
+        #[cfg(feature = "cluster")]
+        if self.env.cluster.as_ref().is_some_and(|cluster| !cluster.has(user)) {
+            return Err(TurnError::Moved);
+        }
+        inside.ok_or(TurnError::UserDeleted)
+    }
+
+    /// Keeps the user on this node of the cluster until the result is dropped; `None` without a cluster.
+    #[cfg(feature = "cluster")]
+    pub(crate) async fn stay(&self, user: &UserId) -> Result<Option<Grant>, TurnError> {
+        let Some(cluster) = &self.env.cluster else { return Ok(None) };
+        match cluster.route(user, Unowned::Claim).await {
+            Ok(Route::Here(grant)) => Ok(Some(grant)),
+            Ok(Route::Node(_)) | Err(_) => Err(TurnError::Moved),
         }
     }
 

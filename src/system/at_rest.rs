@@ -1,4 +1,4 @@
-//! Work on a data directory from outside its server: backup, restore, export and deletion of a user.
+//! Work on a data directory from outside its server: backup, restore, export and deletion of a user, export of a cluster.
 //!
 //! Backup and export only read, also while a server runs. Restore and deletion need the directory for themselves. Blocking.
 
@@ -8,14 +8,20 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 mod backup;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod export;
 mod restore;
 
 pub use backup::backup;
+#[cfg(feature = "cluster")]
+pub use cluster::{ClusterCopy, export_cluster};
 pub use export::export_user;
 pub use restore::restore;
 
 use super::user;
+#[cfg(feature = "cluster")]
+use crate::error::Cause;
 use crate::error::StartError;
 use crate::model::ids::UserId;
 pub use crate::workspace::Copied;
@@ -48,6 +54,18 @@ pub enum AtRestError {
     /// The user has no session.
     #[error("this user has no data here")]
     NoUser,
+    /// The configuration has no cluster.
+    #[cfg(feature = "cluster")]
+    #[error("the configuration has no cluster (cluster.etcd)")]
+    NoCluster,
+    /// Nodes of the cluster run. Their names.
+    #[cfg(feature = "cluster")]
+    #[error("nodes of the cluster run ({}): stop them first, which stores all that they have", .0.join(", "))]
+    ClusterRuns(Vec<String>),
+    /// The users of a cluster cannot be read.
+    #[cfg(feature = "cluster")]
+    #[error("the users of the cluster cannot be read: {0}")]
+    Cluster(#[source] Cause),
     /// A file cannot be read or written.
     #[error("{}: {source}", .path.display())]
     Io {

@@ -411,7 +411,7 @@ impl Session {
 
     /// Keeps the user from being deleted until the result is dropped.
     fn enter(&self) -> Result<Inside<UserId>, TurnError> {
-        self.sessions().users.enter(self.key()?.user()).ok_or(TurnError::UserDeleted)
+        self.sessions().enter(self.key()?.user())
     }
 
     /// Reads the session's record, or begins one, and has the supervisor start its actor. `wish`: the child that a new

@@ -9,12 +9,16 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+#[cfg(feature = "cluster")]
+use super::hand_over::HandOver;
 use super::{System, user};
 use crate::adapter;
 use crate::admission::Admission;
 #[cfg(feature = "broker")]
 use crate::broker::{Broker, BrokerParts};
 use crate::child::{Groups, ShimProgram, memory_limit, sweep_marked};
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::config::{Config, ConfigError, Rung};
 use crate::error::{Cause, StartError};
 use crate::installation::{program::Program, versions::Installed};
@@ -28,6 +32,8 @@ use crate::spend::Spend;
 use crate::supervisor::{self, retention};
 use crate::support::hex;
 use crate::telemetry::Telemetry;
+#[cfg(feature = "cluster")]
+use crate::telemetry::metrics::ClusterMetrics;
 use crate::telemetry::metrics::{Metrics, flag};
 use crate::workspace::{self, DataDirLock, user_env::UserEnv};
 
@@ -37,7 +43,7 @@ const MARKER: &str = "PILOTLIGHT_INSTANCE";
 /// Starts a system. `trial`: how its sessions make trial starts; `None` in the system of one.
 pub(super) async fn start(
     config: Config,
-    metrics: Metrics,
+    registered: Registered,
     parent: Parent,
     trial: Option<TrialStart>,
 ) -> Result<System, StartError> {
@@ -46,7 +52,7 @@ pub(super) async fn start(
     program.check_is_built()?;
     let shim =
         ShimProgram::locate(config.cli.shim.as_deref()).map_err(|error| StartError::Shim(error.into()))?;
-    let metrics = Arc::new(metrics);
+    let metrics = Arc::new(registered.metrics);
     let data_dir = config.data_dir.clone();
     let users = config.cli.user_env_file.clone();
     let template = config.workspace.template.clone();
@@ -113,6 +119,11 @@ pub(super) async fn start(
             None => None,
         }
     };
+    #[cfg(feature = "cluster")]
+    let cluster = match registered.cluster {
+        Some(metrics) => Some(Cluster::join(&config, metrics, &tasks, &ended).await?),
+        None => None,
+    };
     let config = Arc::new(config);
     let env = Arc::new(Env {
         current: Mutex::new(config.clone()),
@@ -128,6 +139,8 @@ pub(super) async fn start(
         #[cfg(feature = "broker")]
         broker,
         access,
+        #[cfg(feature = "cluster")]
+        cluster: cluster.clone(),
         spend,
         marker,
         trial,
@@ -151,7 +164,47 @@ pub(super) async fn start(
         Ok(Err(error)) => return Err(not_supervised(&error.to_string(), Some(error.into()))),
         Err(_) => return Err(not_supervised("it failed at once", None)),
     }
-    Ok(System { sessions, shut_down: OnceCell::new(), data_dir: Arc::new(Mutex::new(Some(prepared.lock))) })
+    #[cfg(feature = "cluster")]
+    let hand_over = cluster.map(|cluster| {
+        let hand_over = Arc::new(HandOver::new(sessions.clone()));
+        env.spawn_until_end(cluster.serve(hand_over.clone()));
+        hand_over
+    });
+    Ok(System {
+        sessions,
+        #[cfg(feature = "cluster")]
+        hand_over,
+        shut_down: OnceCell::new(),
+        data_dir: Arc::new(Mutex::new(Some(prepared.lock))),
+    })
+}
+
+/// The metrics of a system.
+pub(super) struct Registered {
+    metrics: Metrics,
+    /// Those of a node of a cluster.
+    #[cfg(feature = "cluster")]
+    cluster: Option<ClusterMetrics>,
+}
+
+impl Registered {
+    /// Those of a trial start, which nobody sees. It joins no cluster.
+    pub(super) fn of_trial(config: &Config) -> Self {
+        Self {
+            metrics: Metrics::register(&::metrics::NoopRecorder, &config.metrics.prefix),
+            #[cfg(feature = "cluster")]
+            cluster: None,
+        }
+    }
+
+    pub(super) fn with(recorder: &dyn ::metrics::Recorder, config: &Config) -> Self {
+        let prefix = &config.metrics.prefix;
+        Self {
+            metrics: Metrics::register(recorder, prefix),
+            #[cfg(feature = "cluster")]
+            cluster: config.cluster.is_on().then(|| ClusterMetrics::register(recorder, prefix)),
+        }
+    }
 }
 
 /// What a trial start shares with the system that makes it.

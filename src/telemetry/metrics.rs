@@ -8,6 +8,8 @@
 //! recorder exports summaries, which cannot be aggregated over instances.
 
 mod catalogue;
+#[cfg(feature = "cluster")]
+mod cluster;
 
 #[cfg(feature = "server")]
 mod http;
@@ -16,6 +18,8 @@ mod series;
 mod system;
 
 pub use catalogue::{Kind, LabelSet, Metric, Unit};
+#[cfg(feature = "cluster")]
+pub(crate) use cluster::ClusterMetrics;
 #[cfg(feature = "server")]
 pub(crate) use http::HttpMetrics;
 pub(crate) use labels::{
@@ -31,15 +35,21 @@ pub(crate) use labels::{
 };
 #[cfg(feature = "broker")]
 pub(crate) use labels::{BrokerRefusal, EgressDirection, EgressOutcome, RefreshOutcome, UpstreamStatus};
+#[cfg(feature = "cluster")]
+pub(crate) use labels::{ClaimResult, CommitResult, ForwardResult};
 pub(crate) use system::{Metrics, flag};
 
-/// All metrics: those of the core by kind, then those of the HTTP server if it is compiled in.
+/// All metrics: those of the core by kind, then those of the HTTP server and of a cluster as far as they are compiled in.
 pub fn catalogue() -> impl Iterator<Item = &'static Metric> {
     #[cfg(feature = "server")]
     let server = HttpMetrics::ALL;
     #[cfg(not(feature = "server"))]
     let server: &[Metric] = &[];
-    Metrics::ALL.iter().chain(server)
+    #[cfg(feature = "cluster")]
+    let cluster = ClusterMetrics::ALL;
+    #[cfg(not(feature = "cluster"))]
+    let cluster: &[Metric] = &[];
+    Metrics::ALL.iter().chain(server).chain(cluster)
 }
 
 /// Full names and buckets of all histograms under a prefix, for the set-up of a recorder.

@@ -21,7 +21,7 @@ use crate::support::atomic_file::{self, Durability};
 use crate::support::hex;
 
 /// Format of the data directory. Raised when an older program could misread it.
-pub(super) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 2;
 /// Longest format file read: it has some bytes.
 const MAX_FORMAT_BYTES: u64 = 64;
 /// Age from which a stored response is removed, as in the original service.

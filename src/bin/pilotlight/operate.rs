@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::args::{FAILED, MISUSED, block_on, complain, note};
 
+#[cfg(feature = "cluster")]
+pub(crate) mod cluster;
 pub(crate) mod server;
 pub(crate) mod show;
 mod tail;

@@ -72,8 +72,8 @@ async fn serve(options: &Options, config: Config, export: Export) -> Result<Exit
         }
     };
     let grace = server.pilot().current().drain_timeout;
+    // Not drained before: a node of a cluster answers requests of its users until they have left.
     tracing::info!(signal = name, ?grace, "draining: running turns finish, new ones are refused");
-    server.drain();
     let stop = async {
         server.shutdown(grace).await;
         export.flush().await;

@@ -9,6 +9,11 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+#[cfg(feature = "cluster")]
+use crate::cluster::{NodeAddress, RouteError};
+#[cfg(feature = "cluster")]
+use crate::error::TurnError;
+
 mod of_turn;
 pub(crate) mod redact;
 
@@ -30,6 +35,9 @@ pub(crate) struct ApiError {
     not_again: bool,
     /// The invalid field of the body.
     field: Option<String>,
+    /// The node that has the user of the request.
+    #[cfg(feature = "cluster")]
+    node: Option<Box<NodeAddress>>,
 }
 
 impl ApiError {
@@ -39,7 +47,16 @@ impl ApiError {
             Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
             None => message,
         };
-        Self { status, code, message, retry_after: None, not_again: false, field: None }
+        Self {
+            status,
+            code,
+            message,
+            retry_after: None,
+            not_again: false,
+            field: None,
+            #[cfg(feature = "cluster")]
+            node: None,
+        }
     }
 
     pub(crate) fn invalid(code: &'static str, message: impl Into<String>) -> Self {
@@ -98,6 +115,48 @@ impl ApiError {
     pub(crate) fn limited(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
         Self { retry_after: Some(retry_after), ..error }
+    }
+
+    /// 503: another node of the cluster has the user. The outermost layer sends the request there.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn elsewhere(node: NodeAddress) -> Self {
+        let message = "another node of the cluster has this user, and could not be reached in time";
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_owner", message);
+        Self { retry_after: Some(PAUSE), node: Some(Box::new(node)), ..error }
+    }
+
+    /// The node that has the user of the request.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn node(&self) -> Option<&NodeAddress> {
+        self.node.as_deref()
+    }
+
+    /// Whether nothing was begun here that another node could not begin, or this one a moment later.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn is_unbegun(&self) -> bool {
+        let of_node = [TurnError::Moved.code(), TurnError::NodeFenced { in_turn: false }.code()];
+        self.node.is_some() || of_node.contains(&self.code) && !self.not_again
+    }
+
+    /// The same for a node that was asked by another one: that one looks for the next.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn is_for_another(&self) -> bool {
+        self.is_unbegun() || [NO_NODE_CODE, TurnError::Draining.code()].contains(&self.code)
+    }
+
+    /// 503: no node can take the user now.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn no_node(error: &RouteError) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, NO_NODE_CODE, error.to_string());
+        Self { retry_after: Some(PAUSE), ..error }
+    }
+
+    /// 502: the node that worked on the request is gone.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn node_lost() -> Self {
+        let message =
+            "the node of the cluster that worked on the request is gone; the conversation goes on without it";
+        Self { not_again: true, ..Self::new(StatusCode::BAD_GATEWAY, "node_lost", message) }
     }
 
     /// 404: unknown path. The path is repeated, because clients add prefixes unseen; its query may hold a secret and is
@@ -260,6 +319,9 @@ pub(crate) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-aft
 const OVERLOADED: u16 = 529;
 /// Code of an overloaded server, as opposed to one that stops or cannot start its CLI.
 const OVERLOADED_CODE: &str = "overloaded";
+
+#[cfg(feature = "cluster")]
+const NO_NODE_CODE: &str = "no_node";
 /// Code of a field that asks for something unsupported.
 const UNSUPPORTED: &str = "unsupported_field";
 

@@ -2,6 +2,8 @@
 //!
 //! Parsed by hand, because a user name may be any bytes. Unknown fields are ignored.
 
+use std::sync::Arc;
+
 use axum::extract::FromRequestParts;
 use axum::http::Uri;
 use axum::http::request::Parts;
@@ -9,6 +11,7 @@ use axum::http::request::Parts;
 use crate::error::TurnError;
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
+use crate::server::app::App;
 use crate::server::auth::caller::Caller;
 use crate::server::percent;
 
@@ -45,10 +48,11 @@ impl SessionQuery {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for SessionQuery {
+/// Only where the user is: in a cluster the request may belong to another node.
+impl FromRequestParts<Arc<App>> for SessionQuery {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let caller = parts.extensions.get::<Caller>().cloned();
         let caller = caller.ok_or(TurnError::Internal("a request came without its caller"))?;
         let fields = Query::of(&parts.uri)?;
@@ -58,7 +62,14 @@ impl<S: Sync> FromRequestParts<S> for SessionQuery {
             let message = "the header and the field `user` name different users";
             return Err(ApiError::invalid("invalid_user", message));
         }
-        Ok(Self { caller, user, fields })
+        let query = Self { caller, user, fields };
+        // Whether the request may be about the user is the handler's to say.
+        if !query.is_about_all()
+            && let Ok(user) = query.subject()
+        {
+            app.route(&query.caller, &user).await?;
+        }
+        Ok(query)
     }
 }
 

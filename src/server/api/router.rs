@@ -13,6 +13,8 @@ use axum::routing::{delete, get, post};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+#[cfg(feature = "cluster")]
+use super::cluster as nodes;
 use super::{
     events, health, models, openapi, overview, responses, sessions, stats, trace, turns as kept_turns, usage,
     users,
@@ -23,6 +25,8 @@ use crate::server::auth::AuthPolicy;
 use crate::server::auth::caller::{Caller, REQUEST_ID_HEADER, request_id};
 use crate::server::auth::limits::RequestQuota;
 use crate::server::auth::revoked;
+#[cfg(feature = "cluster")]
+use crate::server::cluster;
 use crate::server::exporter::labels;
 use crate::server::net::cors;
 use crate::server::{dialect, page, turns};
@@ -50,6 +54,18 @@ pub(crate) struct Replayed;
 pub(crate) struct BodyRead;
 
 pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
+    let router = routes();
+    let cors = cors::layer(&app.pilot.current().http.cors_origins);
+    let counted = app.clone();
+    let router = finish(router, app, policy);
+    match cors {
+        // Outermost: applies before authentication and to refusals.
+        Some(cors) => router.layer(cors).layer(from_fn_with_state(counted, count_preflight)),
+        None => router,
+    }
+}
+
+fn routes() -> Router<Arc<App>> {
     let router = Router::new()
         .route("/", get(page::root))
         .route("/page/{file}", get(page::file))
@@ -74,14 +90,14 @@ pub(crate) fn public(app: Arc<App>, policy: AuthPolicy) -> Router {
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/happenings", get(events::deprecated))
         .merge(sessions::routes());
-    let cors = cors::layer(&app.pilot.current().http.cors_origins);
-    let counted = app.clone();
-    let router = finish(router, app, policy);
-    match cors {
-        // Outermost: applies before authentication and to refusals.
-        Some(cors) => router.layer(cors).layer(from_fn_with_state(counted, count_preflight)),
-        None => router,
-    }
+    #[cfg(feature = "cluster")]
+    let router = router
+        .route("/v1/cluster", get(nodes::show))
+        .route("/v1/cluster/drain", post(nodes::drain))
+        .route("/v1/cluster/resume", post(nodes::resume))
+        .route("/v1/cluster/rebalance", post(nodes::rebalance))
+        .route("/v1/cluster/nodes/{name}", delete(nodes::forget));
+    router
 }
 
 /// Counts preflights, which do not reach the outermost layer. Every OPTIONS request is one.
@@ -96,11 +112,19 @@ async fn count_preflight(State(app): State<Arc<App>>, request: Request, next: Ne
     response
 }
 
+/// Router of the listener for other nodes of a cluster: what they may send on.
+#[cfg(feature = "cluster")]
+pub(crate) fn peers(app: Arc<App>, policy: AuthPolicy) -> Router {
+    let router = routes().merge(user_routes());
+    finish(router, app, policy)
+}
+
+fn user_routes() -> Router<Arc<App>> {
+    Router::new().route("/v1/users", delete(users::delete)).route("/v1/users/{id}", delete(users::delete))
+}
+
 pub(crate) fn admin(app: Arc<App>, policy: AuthPolicy) -> Router {
-    let router = Router::new()
-        .route("/metrics", get(health::metrics))
-        .route("/v1/users", delete(users::delete))
-        .route("/v1/users/{id}", delete(users::delete));
+    let router = Router::new().route("/metrics", get(health::metrics)).merge(user_routes());
     finish(router, app, policy)
 }
 
@@ -165,8 +189,10 @@ async fn handle_request(
             is_admitted = true;
             key = caller.as_ref().and_then(Caller::key_id).map(str::to_owned);
             revoked = caller.as_ref().and_then(Caller::revoked).cloned();
-            let recorded = |caller: &Caller| {
-                app.audit.begin(&method, path.as_deref(), caller.recorded_as(), &id, request.uri())
+            // Requests of other nodes are recorded there.
+            let recorded = |caller: &Caller| match policy.is_for_peers() {
+                true => None,
+                false => app.audit.begin(&method, path.as_deref(), caller.recorded_as(), &id, request.uri()),
             };
             entry = caller.as_ref().and_then(recorded);
             let caller = caller.map(|caller| caller.recorded(entry.clone()));
@@ -174,7 +200,11 @@ async fn handle_request(
             let span =
                 tracing::info_span!("request", request_id = id, trace_id = trace::id(request.headers()));
             trace::begin(&span, request.headers(), &method, path.as_deref());
-            let answering = next.run(request).instrument(span.clone());
+            #[cfg(feature = "cluster")]
+            let answering = cluster::answer(&app, request, next, policy.is_for_peers(), form);
+            #[cfg(not(feature = "cluster"))]
+            let answering = next.run(request);
+            let answering = answering.instrument(span.clone());
             let response = match &revoked {
                 Some(revoked) => tokio::select! {
                     biased;
@@ -264,6 +294,10 @@ fn admit(
     policy: &AuthPolicy,
     request: &Request,
 ) -> (Result<Option<Caller>, ApiError>, Option<RequestQuota>) {
+    #[cfg(feature = "cluster")]
+    if let Some(peers) = &policy.peers {
+        return (peers.admit(request.method(), request.uri(), request.headers()).map(Some), None);
+    }
     match policy.admit(request.uri(), request.headers()) {
         Ok(Some(caller)) if policy.counts(request.uri()) => match app.rate_limits.count(&caller) {
             Ok(quota) => (Ok(Some(caller)), quota),
@@ -294,7 +328,10 @@ fn typed(mut response: Response, form: ErrorForm, request_id: &str) -> Response 
         return response;
     };
     let mut rendered = error.render(form, request_id);
-    for kept in [header::ALLOW, turns::SESSION_HEADER] {
+    let kept = [header::ALLOW, turns::SESSION_HEADER];
+    #[cfg(feature = "cluster")]
+    let kept = kept.into_iter().chain(cluster::OF_ERRORS);
+    for kept in kept {
         if let Some(value) = response.headers_mut().remove(&kept) {
             rendered.headers_mut().insert(kept, value);
         }

@@ -7,8 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, State};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
@@ -206,7 +207,7 @@ pub(crate) async fn existing(
     }
 }
 
-async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<Listed>, ApiError> {
+async fn list(State(app): State<Arc<App>>, query: SessionQuery, uri: Uri) -> Result<Response, ApiError> {
     let all_users = query.is_about_all();
     let limit = query.fields.limit(LISTED, if all_users { MOST_OF_ALL } else { MOST_LISTED })?;
     let user = if all_users { None } else { Some(query.subject()?) };
@@ -224,7 +225,16 @@ async fn list(State(app): State<Arc<App>>, query: SessionQuery) -> Result<Json<L
     };
     let spares = query.caller.is_admin().then(|| SparesView::of(&app));
     let sessions = found.into_iter().take(limit).map(show).collect();
-    Ok(Json(Listed { sessions, limit, truncated, spares }))
+    let listed = Listed { sessions, limit, truncated, spares };
+    #[cfg(feature = "cluster")]
+    if let Some(side) = app.cluster.as_ref().filter(|_| all_users && !query.caller.is_forwarded()) {
+        let listed =
+            serde_json::to_value(listed).map_err(|_| TurnError::Internal("a list cannot be written"))?;
+        return Ok(Json(side.with_others(listed, &uri, &query.caller, limit).await).into_response());
+    }
+    #[cfg(not(feature = "cluster"))]
+    let _ = uri;
+    Ok(Json(listed).into_response())
 }
 
 async fn inspect(

@@ -27,8 +27,13 @@ pub(crate) async fn delete(
     let user = named(&uri)?;
     if let Some(Extension(caller)) = caller {
         caller.is_about(&user);
+        app.route(&caller, &user).await?;
     }
     let sessions = app.delete_user(&user).await?;
+    #[cfg(feature = "cluster")]
+    if let Some(cluster) = app.pilot.cluster() {
+        cluster.delete(&user).await?;
+    }
     tracing::info!(sessions, "a user was deleted");
     Ok(Json(json!({ "deleted": true, "sessions": sessions })))
 }

@@ -51,6 +51,11 @@ pub(super) fn verb(method: &Method, route: &str) -> Option<&'static str> {
         ("DELETE", "/v1/workspace/files/{*path}") => "file.delete",
         ("GET", "/v1/usage") => "usage.read",
         ("GET", "/v1/overview") => "overview.read",
+        ("GET", "/v1/cluster") => "cluster.read",
+        ("POST", "/v1/cluster/drain") => "cluster.drain",
+        ("POST", "/v1/cluster/resume") => "cluster.resume",
+        ("POST", "/v1/cluster/rebalance") => "cluster.rebalance",
+        ("DELETE", "/v1/cluster/nodes/{name}") => "cluster.forget",
         ("GET", "/v1/pool/stats") => "sessions.list",
         ("DELETE", "/v1/users" | "/v1/users/{id}") => "user.delete",
         // Clients answer a HEAD as a GET.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "cluster")]
+use crate::cluster::Grant;
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::audit;
@@ -31,6 +33,12 @@ pub(crate) struct Caller {
     revoked: Option<CancellationToken>,
     /// What the audit log will have of the request.
     entry: Option<Arc<audit::Entry>>,
+    /// The request came from another node of the cluster.
+    #[cfg(feature = "cluster")]
+    is_forwarded: bool,
+    /// The user of the request, kept on this node of the cluster while it is answered.
+    #[cfg(feature = "cluster")]
+    routed: Arc<std::sync::OnceLock<(UserId, Grant)>>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,16 +52,54 @@ enum Who {
 
 impl Caller {
     pub(crate) fn trusted(is_local: bool, named: Option<UserId>) -> Self {
-        Self { who: Who::Trusted { is_local }, named, default: None, revoked: None, entry: None }
+        Self {
+            who: Who::Trusted { is_local },
+            named,
+            default: None,
+            revoked: None,
+            entry: None,
+            #[cfg(feature = "cluster")]
+            is_forwarded: false,
+            #[cfg(feature = "cluster")]
+            routed: Arc::default(),
+        }
     }
 
     pub(crate) fn of_key(key: Arc<Entry>, named: Option<UserId>) -> Self {
-        Self { who: Who::Key(key), named, default: None, revoked: None, entry: None }
+        Self {
+            who: Who::Key(key),
+            named,
+            default: None,
+            revoked: None,
+            entry: None,
+            #[cfg(feature = "cluster")]
+            is_forwarded: false,
+            #[cfg(feature = "cluster")]
+            routed: Arc::default(),
+        }
     }
 
     /// Sets the user of requests that name none.
     pub(crate) fn or(self, default: Option<UserId>) -> Self {
         Self { default, ..self }
+    }
+
+    /// Whether the request came from another node of the cluster.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn is_forwarded(&self) -> bool {
+        self.is_forwarded
+    }
+
+    /// Keeps the user of the request on this node of the cluster.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn routed(&self, user: &UserId, grant: Grant) {
+        self.routed.get_or_init(|| (user.clone(), grant));
+    }
+
+    /// The user of the request, if this node of the cluster has it.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn served(&self) -> Option<&UserId> {
+        self.routed.get().map(|(user, _)| user)
     }
 
     /// Sets the token that is cancelled with the key.
@@ -250,3 +296,5 @@ pub(crate) fn named_by_header(value: &HeaderValue) -> Option<String> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "cluster")]
+mod wire;

@@ -40,6 +40,10 @@ impl Session {
             restrictions: options.restrictions.unwrap_or_default(),
             ..SettingsRecord::default()
         };
+        #[cfg(feature = "cluster")]
+        let stay = self.sessions().stay(key.user()).await?;
+        #[cfg(not(feature = "cluster"))]
+        let stay = ();
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {
                 return Err(TurnError::Draining);
@@ -57,7 +61,8 @@ impl Session {
             let (id, running) = (sessions.next_turn(), sessions.open_turns.token());
             let actor = entry.actor.clone();
             let cancel = Arc::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
-            let on_end = Box::new(move |_: &_| drop((permit, running)));
+            let stay = stay.clone();
+            let on_end = Box::new(move |_: &_| drop((permit, running, stay)));
             let (sender, turn) = turn_channel(id, NO_LINES.0, NO_LINES.1, cancel, on_end);
             let accepted = Instant::now();
             let job = Box::new(Job {

@@ -97,6 +97,10 @@ impl Session {
             return Err(TurnError::SpendLimit { limit_usd: spent.limit_usd, retry_after: spent.resets_in });
         }
         let encoded = encoding.await?;
+        #[cfg(feature = "cluster")]
+        let stay = self.sessions().stay(key.user()).await?;
+        #[cfg(not(feature = "cluster"))]
+        let stay = Alone;
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {
                 self.env().telemetry.metrics.admission_rejected.increment(AdmissionRejected::Draining);
@@ -108,7 +112,7 @@ impl Session {
                 self.bring_into_memory(key, wish).await?;
                 continue;
             };
-            if let Some(turn) = self.post(&entry, permit, encoded.clone(), accepted)? {
+            if let Some(turn) = self.post(&entry, (permit, stay.clone()), encoded.clone(), accepted)? {
                 return Ok(turn);
             }
         }
@@ -119,7 +123,7 @@ impl Session {
     fn post(
         &self,
         entry: &Arc<Entry>,
-        permit: OwnedSemaphorePermit,
+        (permit, stay): (OwnedSemaphorePermit, Stay),
         encoded: EncodedTurn,
         accepted: Instant,
     ) -> Result<Option<Turn>, TurnError> {
@@ -156,7 +160,7 @@ impl Session {
                 tools_left_out,
             });
             telemetry.turn_ended(&key, label, status.error(), took);
-            drop((permit, running));
+            drop((permit, running, stay));
         });
         let actor = entry.actor.clone();
         let cancel = Arc::new(move || drop(actor.cast(SessionMessage::Cancel(id))));
@@ -207,6 +211,17 @@ async fn encode(
     let encoded = tokio::task::spawn_blocking(move || EncodedTurn::encode(&env, prompt, options, hold));
     encoded.await.map_err(|_| TurnError::Internal("a turn could not be written"))?
 }
+
+/// Keeps the user on this node of a cluster.
+#[cfg(feature = "cluster")]
+type Stay = Option<crate::cluster::Grant>;
+#[cfg(not(feature = "cluster"))]
+type Stay = Alone;
+
+/// There is no other node.
+#[cfg(not(feature = "cluster"))]
+#[derive(Clone)]
+struct Alone;
 
 /// A turn as it was asked for, serialised and checked.
 #[derive(Clone)]

@@ -129,6 +129,12 @@ labels! {
     EgressDirection, "direction": Sent = "sent", Received = "received";
     /// Outcome of the renewal of OAuth tokens.
     RefreshOutcome, "outcome": Renewed = "renewed", Rejected = "rejected", Failed = "failed";
+    /// Result of a claim of a user in the cluster.
+    ClaimResult, "result": Won = "won", Owned = "owned", Failed = "failed";
+    /// Result of a commit: changes of a user on their way to the store.
+    CommitResult, "result": Done = "done", Fenced = "fenced", Late = "late", Failed = "failed";
+    /// Result of a request that was sent to another node.
+    ForwardResult, "result": Answered = "answered", Unreached = "unreached", Lost = "lost";
     /// Resource whose pressure the kernel reports.
     Resource, "resource": Cpu = "cpu", Memory = "memory", Io = "io";
 }
@@ -222,6 +228,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. }
             | TurnError::CompactFailed { .. }
+            | TurnError::NotReplicated { .. }
             | TurnError::Storage(_)
             | TurnError::Internal(_) => Self::Error,
             TurnError::InvalidName(_)
@@ -246,6 +253,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::SessionDeleted
             | TurnError::Overloaded { .. }
             | TurnError::NoUserId { .. }
+            | TurnError::Moved
             | TurnError::NodeFenced { in_turn: false }
             | TurnError::Draining => Self::Rejected,
         }

@@ -48,7 +48,7 @@ async fn panels_and_rules_show_the_known_load() {
 
     let mut wrong = metrics_that_differ(&prometheus, &done).await;
     let questions = all();
-    for question in &questions {
+    for question in questions.iter().filter(|question| !is_of_cluster(&question.expression)) {
         wrong.extend(faults(&prometheus, question).await);
     }
     wrong.extend(rules_that_fail(&prometheus).await);
@@ -110,10 +110,15 @@ async fn faults(prometheus: &Prometheus, question: &Question) -> Vec<String> {
     faults
 }
 
+/// A server that is alone has no metrics of a cluster; `tests/cluster` sees that a node has all of them.
+fn is_of_cluster(expression: &str) -> bool {
+    expression.contains("pilotlight_cluster_")
+}
+
 /// Series that are mentioned and not there: an answer can hide them behind `or vector(0)`.
 async fn silent(prometheus: &Prometheus, expression: &str) -> Vec<String> {
     let mut silent = Vec::new();
-    for selector in selectors(expression) {
+    for selector in selectors(expression).into_iter().filter(|selector| !is_of_cluster(&selector.metric)) {
         let by_labels: Vec<_> = selector
             .matchers
             .iter()

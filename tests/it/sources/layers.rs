@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["session"],
     &["admission", "installation", "isolation", "broker"],
     &["spend"],
+    &["cluster"],
     &["child", "workspace"],
     &["turn", "journal"],
     &["telemetry", "adapter"],

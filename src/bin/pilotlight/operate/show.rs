@@ -71,6 +71,32 @@ pub(super) fn sessions(sessions: &[Value], user: Option<&str>) {
     table(&heading, 4, rows.collect());
 }
 
+/// The nodes of a cluster. Their names and addresses are the operators' own.
+#[cfg(feature = "cluster")]
+pub(super) fn cluster(status: &Value) -> Result<(), Problem> {
+    let nodes = status["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &Value| short(value.as_str().unwrap_or_default());
+    let rows = nodes.iter().map(|node| {
+        let is_asked = node["name"] == status["node"];
+        let state = if node["draining"] == true { "draining" } else { "serving" };
+        vec![
+            format!("{}{}", text(&node["name"]), if is_asked { " *" } else { "" }),
+            text(&node["address"]),
+            state.to_owned(),
+            text(&node["version"]),
+            number(&node["users"]),
+            number(&node["room"]),
+        ]
+    });
+    table(&["NODE", "ADDRESS", "STATE", "VERSION", "USERS", "ROOM"], 4, rows.collect());
+    if let Some(coming) = status["coming"].as_u64().filter(|coming| *coming > 0) {
+        line(&format!(
+            "{coming} users of the data directory of the node that was asked are not in the cluster yet"
+        ));
+    }
+    Ok(())
+}
+
 /// A session's fields, one a line, and the permissions that its tools wait for.
 pub(super) fn session(session: &Value, pending: &Value) {
     let mut rows = vec![

@@ -30,6 +30,8 @@ impl From<TurnError> for ApiError {
             TurnError::Overloaded { .. }
             | TurnError::NoUserId { .. }
             | TurnError::Draining
+            | TurnError::Moved
+            | TurnError::NotReplicated { .. }
             | TurnError::NodeFenced { .. }
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,

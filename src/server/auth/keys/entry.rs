@@ -190,6 +190,18 @@ impl Entry {
         Ok(Self { id: line.id, digest, role, label: line.label, created: line.created, limits })
     }
 
+    /// As a line of the file, for another node of the cluster: it has no use for the digest.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn without_digest(&self) -> Result<String, serde_json::Error> {
+        Self { digest: [0; 32], ..self.clone() }.render()
+    }
+
+    /// The key of a caller whom another node of the cluster has authenticated.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn of_peer(line: &str) -> Option<Self> {
+        Self::parse(line).ok()
+    }
+
     pub(super) fn render(&self) -> Result<String, serde_json::Error> {
         let (role, user) = match &self.role {
             // Checked when created.

@@ -1,0 +1,214 @@
+//! Several nodes as one service: any node takes any request, and no node's end loses a conversation.
+//!
+//! etcd agrees on who has which user, object storage has the users' files. Without `[cluster]` in the configuration nothing of it
+//! exists. The unit is the user and not the session: what is counted or looked up per user then lives on one node.
+//!
+//! | module | content |
+//! |---|---|
+//! | `ledger` | keys, records and transactions; a client of etcd, and a store in memory for tests |
+//! | `ownership` | pure decisions on the users of one node: claim, lose, release, drain |
+//! | `membership` | tasks that keep the lease, watch nodes and owners, and carry out the decisions |
+//! | `placement` | the node for a user without an owner |
+//! | `replica` | users' files as objects of a store |
+//! | `fence` | the deadline up to which this node holds its users, for the shims of their children |
+//! | `house` | what this node has of its users: files come with a claim, and go to the store after each turn |
+//! | `bring_in` | users of a single node's data directory come into the cluster |
+//! | `export` | all users of a cluster as the data directory of a single node |
+//! | `commit` | one change of a user on its way to the store and the ledger |
+
+mod bring_in;
+mod commit;
+pub(crate) mod export;
+pub(crate) mod fence;
+mod house;
+pub(crate) mod ledger;
+pub(crate) mod membership;
+pub(crate) mod ownership;
+pub(crate) mod placement;
+pub(crate) mod replica;
+mod route;
+mod start;
+mod status;
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use self::fence::Fence;
+use self::house::House;
+use self::ledger::UserHash;
+pub(crate) use self::membership::ForgetError;
+use self::membership::Membership;
+use self::ownership::Drain;
+pub(crate) use self::route::{Grant, NodeAddress, Route, RouteError, Unowned};
+pub(crate) use self::status::ClusterStatus;
+use crate::config::Replication;
+use crate::error::TurnError;
+use crate::model::ids::{SessionHash, UserId};
+use crate::telemetry::metrics::ForwardResult;
+
+/// Time after a node has left from which nothing more is expected of it.
+const LEFT_FOR: Duration = Duration::from_secs(3);
+/// The same after the end of the lease of a node that was not leaving: it has ended its turns before, or it stands still.
+const LOST_FOR: Duration = Duration::from_millis(500);
+/// Interval of looking for a node.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// The result of an operation, later.
+pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What runs on this node of its users.
+pub(crate) trait Residents: Send + Sync {
+    /// Ends the children of a user without a running turn, in order. Whether they ended.
+    fn rest<'a>(&'a self, user: &'a UserId) -> Later<'a, bool>;
+    /// Ends everything of a user at once. Returns when no child is left.
+    fn end<'a>(&'a self, user: &'a UserId) -> Later<'a, ()>;
+    /// Removes what is left of a user, in memory and on disk.
+    fn forget<'a>(&'a self, user: &'a UserId) -> Later<'a, ()>;
+    /// The user with this short digest, if something here names it.
+    fn named<'a>(&'a self, digest: &'a str) -> Later<'a, Option<UserId>>;
+    /// Notes in all conversations of a user that their latest turns may be lost.
+    fn report_loss<'a>(&'a self, user: &'a UserId) -> Later<'a, ()>;
+}
+
+/// This node's part in a cluster.
+pub(crate) struct Cluster {
+    house: Arc<House>,
+    membership: Membership,
+    fence: Arc<Fence>,
+    is_leaving: Arc<AtomicBool>,
+    /// Users of the data directory who are not in the cluster yet.
+    coming: AtomicUsize,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("node", self.membership.id()).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Name of this node.
+    pub(crate) fn name(&self) -> &str {
+        self.membership.id().as_str()
+    }
+
+    /// The deadline up to which this node holds its users.
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Whether the end of a turn waits for the store.
+    pub(crate) fn waits(&self) -> bool {
+        self.house.config.replication == Replication::Turn
+    }
+
+    /// Whether this node has the user.
+    pub(crate) fn has(&self, user: &UserId) -> bool {
+        self.membership.fence(hash_of(user)).is_some()
+    }
+
+    /// Why this node takes no new users.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let is_member = self.membership.deadline().borrow().is_some();
+        (!is_member).then(|| "this node has no lease in the cluster (cluster.etcd)".to_owned())
+    }
+
+    /// Counts a request that was sent to another node.
+    pub(crate) fn count_forwarded(&self, result: ForwardResult) {
+        self.house.metrics.forwarded.increment(result);
+    }
+
+    /// Notes that something of a session has changed: the next commit looks at its files.
+    pub(crate) fn touch(&self, user: &UserId, session: &SessionHash) {
+        if let Some(resident) = self.house.resident(hash_of(user)) {
+            resident.touch(session);
+        }
+    }
+
+    /// Hands all users over to other nodes and leaves the cluster. Running turns get `grace`. Returns the number of users that
+    /// could not leave in order.
+    pub(crate) async fn leave(&self, grace: Duration) -> usize {
+        self.is_leaving.store(true, Ordering::Release);
+        self.membership.drain(Drain::Now);
+        let is_empty = self.membership.drained(grace).await;
+        let left = if is_empty { 0 } else { self.membership.held().len() };
+        if let Err(error) = self.membership.leave(Duration::ZERO).await {
+            tracing::warn!(%error, "the lease of this node could not be ended: it ends by itself");
+        }
+        left
+    }
+
+    /// Takes no further users and lets all go, or takes users again.
+    pub(crate) fn drain(&self, draining: bool) {
+        self.membership.drain(if draining { Drain::WhenIdle } else { Drain::Off });
+    }
+
+    /// Whether this node leaves the cluster and a user is no longer here.
+    fn has_left(&self, user: UserHash) -> bool {
+        self.is_leaving.load(Ordering::Acquire) && self.membership.stored(user).is_none()
+    }
+
+    /// Returns once a node has been gone for some time: who ends in order has sent its last answers by then.
+    pub(crate) fn gone(&self, node: &ledger::NodeId) -> impl Future<Output = ()> + Send + use<> {
+        let (membership, node) = (self.membership.clone(), node.clone());
+        async move {
+            let (mut since, mut limit): (Option<tokio::time::Instant>, _) = (None, LOST_FOR);
+            while since.is_none_or(|since| since.elapsed() < limit) {
+                tokio::time::sleep(LOOK_EVERY).await;
+                since = match membership.node(&node) {
+                    Some(info) => {
+                        limit = if info.draining { LEFT_FOR } else { LOST_FOR };
+                        None
+                    }
+                    None => since.or_else(|| Some(tokio::time::Instant::now())),
+                };
+            }
+        }
+    }
+
+    /// The other live nodes.
+    pub(crate) fn others(&self) -> Vec<NodeAddress> {
+        let nodes = self.membership.nodes().into_iter().filter(|(id, _)| id != self.membership.id());
+        nodes.map(|(id, info)| NodeAddress { id, address: info.address }).collect()
+    }
+
+    /// Lets users go who have their place on another node, as soon as they rest: as many as `most`. Returns their number.
+    pub(crate) fn rebalance(&self, most: usize) -> usize {
+        let own = self.membership.id();
+        let is_elsewhere =
+            |user: &UserHash| self.membership.place(*user, &[]).is_some_and(|node| node != *own);
+        let held = self.membership.held().into_iter().map(|(user, _)| user);
+        let leaving: Vec<_> = held.filter(is_elsewhere).take(most).collect();
+        leaving.iter().for_each(|user| self.membership.evict(*user));
+        leaving.len()
+    }
+
+    /// Removes what a dead node has left in the ledger.
+    ///
+    /// # Errors
+    /// The node is alive, or nothing is known of it.
+    pub(crate) async fn forget(&self, node: &str) -> Result<membership::Forgotten, ForgetError> {
+        let node = node.parse().map_err(|_| ForgetError::Unknown)?;
+        self.membership.forget(&node).await
+    }
+
+    /// Deletes what the store and the ledger have of a user whose files were deleted here.
+    pub(crate) async fn delete(&self, user: &UserId) -> Result<(), TurnError> {
+        self.house.delete(user).await
+    }
+
+    /// Number of users of each node.
+    pub(crate) fn owners(&self) -> BTreeMap<String, usize> {
+        self.membership.owners().into_iter().map(|(node, count)| (node.to_string(), count)).collect()
+    }
+}
+
+/// The user in the ledger and in the store.
+fn hash_of(user: &UserId) -> UserHash {
+    let hash = crate::workspace::user_digest(user).parse();
+    // The digest always has 32 digits.
+    hash.unwrap_or_else(|_| UserHash::from_bytes([0; 16]))
+}

@@ -1,0 +1,225 @@
+//! One change of a user on its way: an object in the store, then the head in the ledger, which only the owner's fence allows.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::house::{House, Resident};
+use super::ledger::{Fence, Head};
+use super::ownership::CommitEnd;
+use super::replica::chain::Since;
+use super::replica::collect::Scope;
+use super::replica::delta::Kind;
+use super::replica::{ReplicateError, UserState};
+use super::{Cluster, hash_of};
+use crate::config::Replication;
+use crate::error::TurnError;
+use crate::model::ids::UserId;
+use crate::support::lock::MutexExt as _;
+use crate::telemetry::metrics::CommitResult;
+
+/// Maximum time that a change is tried to be stored. What is not stored then goes with the next change.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+/// Pause after a store or a ledger that does not answer.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What the store has of a user.
+pub(super) struct Files {
+    pub(super) fence: Fence,
+    pub(super) state: UserState,
+    pub(super) since: Since,
+    /// Number of the last change that is stored ([`Resident::wanted`]).
+    pub(super) stored_to: u64,
+}
+
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What sessions have changed, within the limits of a turn.
+    Turn,
+    /// Whatever has changed: who changes something without a turn says not what.
+    Changes,
+    /// Everything as it is now.
+    Snapshot,
+    /// All changes, before the user leaves this node.
+    Last,
+}
+
+impl Cluster {
+    /// Stores what has changed of a user. Other nodes can go on after it once this is done.
+    ///
+    /// # Errors
+    /// [`TurnError::Moved`] if the user has another node, [`TurnError::NotReplicated`] if it took too long: what is missing
+    /// goes with the next change.
+    pub(crate) async fn commit(&self, user: &UserId) -> Result<(), TurnError> {
+        let Some(resident) = self.house.resident(hash_of(user)) else { return Err(TurnError::Moved) };
+        self.house.commit(&resident, Extent::Turn).await
+    }
+
+    /// As [`Cluster::commit`], for a change that is no turn.
+    ///
+    /// # Errors
+    /// As [`Cluster::commit`].
+    pub(crate) async fn commit_changes(&self, user: &UserId) -> Result<(), TurnError> {
+        let Some(resident) = self.house.resident(hash_of(user)) else { return Err(TurnError::Moved) };
+        self.house.commit(&resident, Extent::Changes).await
+    }
+
+    /// As [`Cluster::commit_changes`], in the background. What fails goes with the next change.
+    pub(crate) fn commit_changes_later(&self, user: &UserId) {
+        let Some(resident) = self.house.resident(hash_of(user)) else { return };
+        let house = self.house.clone();
+        self.house.tasks.spawn(async move { house.commit(&resident, Extent::Changes).await.ok() });
+    }
+
+    /// The error of a turn that could not be stored.
+    pub(crate) fn not_replicated(&self) -> TurnError {
+        self.house.not_replicated()
+    }
+}
+
+impl House {
+    pub(super) fn not_replicated(&self) -> TurnError {
+        TurnError::NotReplicated { limit: self.config.commit_timeout }
+    }
+
+    /// Stores what has changed. Goes on behind a caller that has waited long enough.
+    pub(super) async fn commit(
+        self: &Arc<Self>,
+        resident: &Arc<Resident>,
+        extent: Extent,
+    ) -> Result<(), TurnError> {
+        let (house, of, wanted) = (self.clone(), resident.clone(), resident.wants());
+        let storing = self.tasks.spawn(async move { house.store(&of, extent, wanted).await });
+        // Who leaves has time.
+        let limit = if extent == Extent::Last { GIVE_UP_AFTER } else { self.config.commit_timeout };
+        match timeout(limit, storing).await {
+            Ok(Ok(stored)) => stored,
+            Ok(Err(_)) => Err(TurnError::Internal("a change could not be stored")),
+            Err(_) => {
+                self.metrics.commits.increment(CommitResult::Late);
+                Err(self.not_replicated())
+            }
+        }
+    }
+
+    async fn store(&self, resident: &Resident, extent: Extent, wanted: u64) -> Result<(), TurnError> {
+        let mut files = resident.files.lock().await;
+        let Some(files) = files.as_mut() else { return Err(TurnError::Moved) };
+        // A change that came later has taken this one along.
+        if extent == Extent::Turn && files.stored_to >= wanted {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let up_to = resident.wanted.load(Ordering::Acquire);
+        let touched = resident.take_touched();
+        let result = self.store_all(resident, files, extent, &touched, began).await;
+        self.metrics.commits.increment(match &result {
+            Ok(()) => CommitResult::Done,
+            Err(TurnError::Moved) => CommitResult::Fenced,
+            Err(_) => CommitResult::Failed,
+        });
+        if result.is_ok() {
+            self.metrics.commit.record(began.elapsed().as_secs_f64());
+            files.stored_to = up_to;
+            let mut waits = resident.waits_since.lock_unpoisoned();
+            *waits = (resident.wanted.load(Ordering::Acquire) > up_to).then(Instant::now);
+        } else {
+            touched.iter().for_each(|session| resident.touch(session));
+        }
+        result
+    }
+
+    async fn store_all(
+        &self,
+        resident: &Resident,
+        files: &mut Files,
+        extent: Extent,
+        touched: &[crate::model::ids::SessionHash],
+        began: Instant,
+    ) -> Result<(), TurnError> {
+        let Some(membership) = self.membership() else { return Err(TurnError::Moved) };
+        let mut is_full = false;
+        while began.elapsed() < GIVE_UP_AFTER {
+            let Some(stored) = membership.stored(resident.hash) else { return Err(TurnError::Moved) };
+            let seq = stored.seq() + 1;
+            let is_snapshot = is_full || extent == Extent::Snapshot || files.since.is_snapshot_due();
+            let scope = match extent {
+                _ if is_snapshot => Scope::Snapshot,
+                Extent::Changes | Extent::Last => Scope::Whole,
+                _ => Scope::Turn(touched.to_vec()),
+            };
+            let written =
+                self.replica.replicate(&resident.user, files.fence.0, seq, scope, &mut files.state).await;
+            let info = match written {
+                Ok(info) => info,
+                Err(ReplicateError::TooMuch) => {
+                    return Err(TurnError::Internal("a user has too much data to be stored"));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a change of a user was not stored yet");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            self.metrics.commit_bytes.increment(info.bytes);
+            self.metrics.left_out.increment(info.summary.later_files);
+            let before = stored.head.as_ref();
+            let head = match (info.kind, before) {
+                (Kind::Snapshot, _) => Some(Head::snapshot(before, files.fence, info.bytes)),
+                (_, Some(before)) => before.delta(files.fence, info.bytes),
+                (_, None) => None,
+            };
+            let Some(mut head) = head else {
+                is_full = true;
+                continue;
+            };
+            head.early = self.config.replication == Replication::Async;
+            head.released = extent == Extent::Last;
+            match membership.commit(resident.hash, files.fence, head.clone()).await {
+                CommitEnd::Done if before.is_none() => {
+                    super::start::set_stale(&self.data_dir, resident.hash, true).await;
+                }
+                CommitEnd::Done => {}
+                CommitEnd::Fenced | CommitEnd::Unknown => return Err(TurnError::Moved),
+                CommitEnd::TooLarge => {
+                    is_full = true;
+                    continue;
+                }
+                CommitEnd::Busy | CommitEnd::Behind(_) => {
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            }
+            files.since = files.since.with(info.kind, info.bytes);
+            if info.kind == Kind::Snapshot && before.is_some() {
+                self.clean(resident, &head);
+            }
+            if info.is_current {
+                return Ok(());
+            }
+        }
+        Err(self.not_replicated())
+    }
+
+    /// Deletes what a snapshot has replaced, in the background.
+    fn clean(&self, resident: &Resident, head: &Head) {
+        let (replica, hash) = (self.replica.clone(), replica_hash(resident));
+        let view = super::replica::chain::HeadView {
+            fence: head.fence.0,
+            seq: head.seq,
+            chain: super::house::chain_of(head),
+        };
+        self.tasks.spawn(async move {
+            if let Err(error) = replica.clean(hash, &view).await {
+                tracing::debug!(%error, "replaced objects of a user are not deleted yet");
+            }
+        });
+    }
+}
+
+fn replica_hash(resident: &Resident) -> super::replica::key::UserHash {
+    super::replica::key::UserHash::of(&resident.user)
+}

@@ -1,0 +1,293 @@
+//! What this node has of its users, as the decisions of [`ownership`](super::ownership) demand it: files come with a claim, and
+//! leave for the store before a release.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::time::{Instant, interval};
+use tokio_util::task::TaskTracker;
+
+use super::Residents;
+use super::commit::{Extent, Files};
+use super::ledger::{Fence, Head, Stored, UserHash};
+use super::membership::{Host, HostWork, Membership};
+use super::replica::chain::{Chain, Since};
+use super::replica::{Replica, UserState};
+use crate::config;
+use crate::error::TurnError;
+use crate::model::ids::{SessionHash, UserId};
+use crate::support::lock::MutexExt as _;
+use crate::telemetry::metrics::ClusterMetrics;
+
+/// Interval of looking for users who rest, and of the metrics.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A user of this node, or one who is about to be.
+pub(super) struct Resident {
+    pub(super) user: UserId,
+    pub(super) hash: UserHash,
+    used: Mutex<Instant>,
+    touched: Mutex<HashSet<SessionHash>>,
+    /// Number of the last change that is to be stored, and since when one waits.
+    pub(super) wanted: AtomicU64,
+    pub(super) waits_since: Mutex<Option<Instant>>,
+    /// `None` until the user's files are here. Held while a change is stored: one after the other.
+    pub(super) files: tokio::sync::Mutex<Option<Files>>,
+}
+
+impl Resident {
+    pub(super) fn used_now(&self) {
+        *self.used.lock_unpoisoned() = Instant::now();
+    }
+
+    pub(super) fn touch(&self, session: &SessionHash) {
+        self.touched.lock_unpoisoned().insert(session.clone());
+    }
+
+    /// Sessions that have changed since the last call.
+    pub(super) fn take_touched(&self) -> Vec<SessionHash> {
+        self.touched.lock_unpoisoned().drain().collect()
+    }
+
+    pub(super) fn wants(&self) -> u64 {
+        self.waits_since.lock_unpoisoned().get_or_insert_with(Instant::now);
+        self.wanted.fetch_add(1, Ordering::AcqRel) + 1
+    }
+}
+
+/// See the module.
+pub(super) struct House {
+    pub(super) config: config::Cluster,
+    pub(super) data_dir: PathBuf,
+    pub(super) replica: Replica,
+    pub(super) metrics: Arc<ClusterMetrics>,
+    pub(super) tasks: TaskTracker,
+    pub(super) residents: OnceLock<Arc<dyn Residents>>,
+    membership: OnceLock<Membership>,
+    users: DashMap<UserHash, Arc<Resident>>,
+}
+
+impl House {
+    pub(super) fn new(
+        config: config::Cluster,
+        data_dir: PathBuf,
+        replica: Replica,
+        metrics: Arc<ClusterMetrics>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            config,
+            data_dir,
+            replica,
+            metrics,
+            tasks,
+            residents: OnceLock::new(),
+            membership: OnceLock::new(),
+            users: DashMap::new(),
+        }
+    }
+
+    pub(super) fn joined(&self, membership: Membership) {
+        self.membership.set(membership).ok();
+    }
+
+    pub(super) fn inhabit(&self, residents: Arc<dyn Residents>) {
+        self.residents.set(residents).ok();
+    }
+
+    /// `None` while the node joins.
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        self.membership.get()
+    }
+
+    pub(super) fn resident(&self, hash: UserHash) -> Option<Arc<Resident>> {
+        self.users.get(&hash).map(|resident| resident.clone())
+    }
+
+    /// The user's place here, which is kept while the result is held.
+    pub(super) fn admit(&self, user: &UserId, hash: UserHash) -> Arc<Resident> {
+        let new = || {
+            Arc::new(Resident {
+                user: user.clone(),
+                hash,
+                used: Mutex::new(Instant::now()),
+                touched: Mutex::default(),
+                wanted: AtomicU64::new(0),
+                waits_since: Mutex::default(),
+                files: tokio::sync::Mutex::default(),
+            })
+        };
+        self.users.entry(hash).or_insert_with(new).clone()
+    }
+
+    /// Removes the place of a user who has not come and is not expected.
+    pub(super) fn dismiss_unless_here(&self, hash: UserHash) {
+        let is_here = self.membership().is_some_and(|membership| membership.stored(hash).is_some());
+        if !is_here {
+            self.users.remove_if(&hash, |_, resident| Arc::strong_count(resident) == 1);
+        }
+    }
+
+    /// Lets users go who rest, and keeps the metrics. Until it is dropped.
+    pub(super) async fn look_after(self: Arc<Self>) {
+        let mut ticks = interval(LOOK_EVERY);
+        loop {
+            ticks.tick().await;
+            let Some(membership) = self.membership() else { continue };
+            let (mut oldest, now) = (Duration::ZERO, Instant::now());
+            for resident in &self.users {
+                if let Some(since) = *resident.waits_since.lock_unpoisoned() {
+                    oldest = oldest.max(now.duration_since(since));
+                }
+                if now.duration_since(*resident.used.lock_unpoisoned()) >= self.config.release_after {
+                    // Stays if a request is in progress.
+                    membership.evict(resident.hash);
+                }
+            }
+            self.metrics.lag.set(oldest.as_secs_f64());
+            self.metrics.nodes.set(membership.nodes().len() as f64);
+            self.metrics.users.set(membership.users().0 as f64);
+        }
+    }
+
+    /// Brings the files of a user here. Whether they are.
+    async fn restore(self: Arc<Self>, hash: UserHash, fence: Fence, stored: Stored) -> bool {
+        let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
+            return false;
+        };
+        let user = &resident.user;
+        let (state, since) = match &stored.head {
+            None => {
+                if super::start::is_stale(&self.data_dir, hash).await {
+                    // The user was deleted on another node.
+                    if let Err(error) = self.replica.forget(user).await {
+                        tracing::error!(%error, "files of a user who was deleted are still here");
+                        return false;
+                    }
+                    super::start::set_stale(&self.data_dir, hash, false).await;
+                }
+                (UserState::default(), Since::default())
+            }
+            Some(head) => {
+                if !super::start::is_stale(&self.data_dir, hash).await {
+                    // Of a time before the cluster, and of a user who has begun on another node meanwhile.
+                    match self.replica.set_aside(user, fence.0).await {
+                        Ok(None) => {}
+                        Ok(Some(place)) => {
+                            tracing::error!(place = %place.display(), "files of a user who has others in the cluster are set aside");
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, "files of a user who has others in the cluster cannot be set aside");
+                            return false;
+                        }
+                    }
+                    super::start::set_stale(&self.data_dir, hash, true).await;
+                }
+                let taken = match self.replica.take_over(user, &chain_of(head)).await {
+                    Ok(taken) => taken,
+                    Err(error) => {
+                        tracing::error!(%error, "a user's files cannot be fetched from the store");
+                        return false;
+                    }
+                };
+                if let Some(loss) = &taken.loss {
+                    tracing::error!(error = %loss, "objects of a user are lost");
+                }
+                // Ends of turns that were sent before their objects may have no object.
+                let may_lack = head.early && !head.released;
+                if taken.loss.is_some() || may_lack {
+                    residents.report_loss(user).await;
+                }
+                (taken.state, taken.since)
+            }
+        };
+        *resident.files.lock().await = Some(Files { fence, state, since, stored_to: 0 });
+        true
+    }
+
+    /// Ends the children of a user in order and stores what is not stored yet.
+    async fn close(self: Arc<Self>, hash: UserHash) {
+        let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
+            return;
+        };
+        if !residents.rest(&resident.user).await {
+            tracing::warn!("children of a user who leaves this node do not end in order");
+            residents.end(&resident.user).await;
+        }
+        let stored = self.commit(&resident, Extent::Last).await;
+        if let Err(error) = stored {
+            tracing::warn!(%error, "the last changes of a user who leaves this node were not stored");
+        } else {
+            residents.forget(&resident.user).await;
+            super::start::set_stale(&self.data_dir, hash, false).await;
+        }
+        self.leave(resident);
+    }
+
+    async fn stop(self: Arc<Self>, hash: UserHash) {
+        let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
+            return;
+        };
+        self.metrics.lost_users.increment(1);
+        tracing::error!("this node has lost a user to the cluster: its children are ended");
+        residents.end(&resident.user).await;
+        self.leave(resident);
+    }
+
+    /// The user is not here any more. Its place stays for requests that wait until it comes back.
+    fn leave(&self, resident: Arc<Resident>) {
+        // One who is storing finds out by itself.
+        if let Ok(mut files) = resident.files.try_lock() {
+            *files = None;
+        }
+        *resident.waits_since.lock_unpoisoned() = None;
+        let hash = resident.hash;
+        drop(resident);
+        self.users.remove_if(&hash, |_, resident| Arc::strong_count(resident) == 1);
+    }
+
+    /// Deletes what the store and the ledger have of a user.
+    pub(super) async fn delete(self: &Arc<Self>, user: &UserId) -> Result<(), TurnError> {
+        let hash = super::hash_of(user);
+        let Some(resident) = self.resident(hash) else { return Err(TurnError::Moved) };
+        // What is left is an empty user, which nothing older can follow.
+        self.commit(&resident, Extent::Snapshot).await?;
+        Ok(())
+    }
+}
+
+/// The chain as the replica has it.
+pub(super) fn chain_of(head: &Head) -> Chain {
+    let range = |span: &super::ledger::Span| super::replica::chain::Range {
+        fence: span.fence.0,
+        from: span.from,
+        to: span.to,
+    };
+    Chain(head.chain.iter().map(range).collect())
+}
+
+/// The house, as the membership sees it.
+pub(super) struct Steward(pub(super) Arc<House>);
+
+impl Host for Steward {
+    fn restore(&self, user: UserHash, fence: Fence, stored: Stored) -> HostWork<bool> {
+        Box::pin(self.0.clone().restore(user, fence, stored))
+    }
+
+    fn close(&self, user: UserHash, _: Fence) -> HostWork<Option<Head>> {
+        let house = self.0.clone();
+        Box::pin(async move {
+            house.close(user).await;
+            // Stored already.
+            None
+        })
+    }
+
+    fn stop(&self, user: UserHash, _: Fence) -> HostWork<()> {
+        Box::pin(self.0.clone().stop(user))
+    }
+}

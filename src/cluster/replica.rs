@@ -1,0 +1,183 @@
+//! What of a user's data outlives the node: an object in a store after each turn, and the way back on another node.
+//!
+//! The caller owns the user (a fence), counts the objects (`seq`) and names them in the user's head. An object counts once
+//! the head names it. `delta` is the form of an object, `collect` makes one of what has changed, `store` keeps it, `fetch`
+//! reads a chain, `apply` makes files of it, and `chain` decides when a snapshot is due and what it has replaced.
+//!
+//! Replicated are the server's own files of a user: records and journals of the sessions, their list, stored responses,
+//! digests of histories, usage; and the working directories, as far as the limits allow ([`collect::Summary`]). Not
+//! replicated is what belongs to a node (locks, user ids of children, spares, copies of broken records), what is made
+//! again (the CLI's transcript, which `session::recovery` writes from the journal; its home and temporary files), the
+//! index of OAuth tokens, which is asked before a user has an owner, and OAuth credentials unless the operator wants it.
+
+pub(crate) mod apply;
+pub(crate) mod chain;
+pub(crate) mod collect;
+pub(crate) mod delta;
+pub(crate) mod fetch;
+pub(crate) mod key;
+mod limits;
+mod places;
+mod state;
+pub(crate) mod store;
+mod take_over;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use apply::recover;
+use chain::{Chain, HeadView};
+use collect::Options;
+use fetch::{Fetch, Loss};
+use key::{Key, UserHash};
+use limits::{DELETED_AT_ONCE, TAKEN_AT_ONCE, TURNS_AT_ONCE, WHOLES_AT_ONCE};
+use places::UserPlaces;
+pub(crate) use state::UserState;
+#[cfg(test)]
+use store::Listed;
+use store::{OpenError, Store, StoreConfig, StoreError};
+pub(crate) use take_over::{TakeOverError, TakenOut};
+pub(crate) use write::ReplicateError;
+
+use crate::model::ids::UserId;
+use crate::support::blocking::blocking_long;
+
+/// Age from which what a writer has left is nobody's any more. No write takes longer.
+const ABANDONED: Duration = Duration::from_secs(3600);
+/// Rounds of the deletion of a user: a node that does not know of it yet may still write.
+#[cfg(test)]
+const MOST_ROUNDS: usize = 1000;
+
+/// What a replica is opened with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReplicaConfig {
+    pub(crate) store: StoreConfig,
+    /// OAuth credentials that the broker renews go to the store as well.
+    pub(crate) credentials: bool,
+}
+
+/// The replica of one data directory. Cheap to clone. Calls about one user must not overlap.
+#[derive(Debug, Clone)]
+pub(crate) struct Replica {
+    store: Store,
+    data_dir: PathBuf,
+    options: Options,
+    /// Each holds some parts of an object in memory.
+    turns: Arc<Semaphore>,
+    wholes: Arc<Semaphore>,
+    taking_over: Arc<Semaphore>,
+}
+
+impl Replica {
+    /// `tasks`: requests that are in progress.
+    ///
+    /// # Errors
+    /// The configuration or the directory of the store cannot be used. A store that does not answer is no error here.
+    pub(crate) fn open(
+        config: &ReplicaConfig,
+        data_dir: &Path,
+        tasks: TaskTracker,
+    ) -> Result<Self, OpenError> {
+        let store = Store::open(&config.store, tasks)?;
+        let [turns, wholes, taking_over] =
+            [TURNS_AT_ONCE, WHOLES_AT_ONCE, TAKEN_AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
+        let options = Options { credentials: config.credentials };
+        Ok(Self { store, data_dir: data_dir.to_owned(), options, turns, wholes, taking_over })
+    }
+
+    /// Removes what this node has of a user whom another node owns now. No child of the user may run.
+    ///
+    /// # Errors
+    /// A file cannot be removed; a repetition continues.
+    pub(crate) async fn forget(&self, user: &UserId) -> io::Result<()> {
+        let places = UserPlaces::of(&self.data_dir, user);
+        blocking_long(move || apply::forget(&places)).await
+    }
+
+    /// Moves what this node has of a user out of the way, where nothing else has it. Returns the directory, if there was any.
+    ///
+    /// # Errors
+    /// A file cannot be moved; a repetition continues.
+    pub(crate) async fn set_aside(&self, user: &UserId, number: u64) -> io::Result<Option<PathBuf>> {
+        let places = UserPlaces::of(&self.data_dir, user);
+        blocking_long(move || apply::set_aside(&places, number)).await
+    }
+
+    /// The objects of a chain, checked, in order.
+    ///
+    /// # Errors
+    /// The chain itself has gaps.
+    pub(crate) fn fetch(&self, user: UserHash, chain: &Chain) -> Result<Fetch, Loss> {
+        Fetch::new(self.store.clone(), user, chain)
+    }
+
+    /// Deletes objects that a snapshot has replaced and those that no head has ever named, up to a limit. Returns their
+    /// number, and whether that was all.
+    ///
+    /// # Errors
+    /// The store; some may be deleted.
+    pub(crate) async fn clean(&self, user: UserHash, head: &HeadView) -> Result<(usize, bool), StoreError> {
+        let (listed, is_all) = self.store.list(user).await?;
+        let mut replaced: Vec<Key> =
+            listed.iter().map(|it| it.key).filter(|key| head.has_replaced(key)).collect();
+        // The oldest first: what is left of a chain after a failure has no gap in it.
+        replaced.sort_unstable_by_key(|key| (key.id.seq, key.id.fence));
+        let is_all = is_all && replaced.len() <= DELETED_AT_ONCE;
+        replaced.truncate(DELETED_AT_ONCE);
+        self.store.delete(&replaced).await?;
+        self.store.sweep(user, ABANDONED).await?;
+        Ok((replaced.len(), is_all))
+    }
+
+    /// Deletes all objects of a user. The head must be gone: nothing is written any more then. Returns their number.
+    ///
+    /// # Errors
+    /// The store; a repetition continues.
+    #[cfg(test)]
+    pub(crate) async fn delete_user(&self, user: UserHash) -> Result<usize, StoreError> {
+        let mut count = 0;
+        for _ in 0..MOST_ROUNDS {
+            let (listed, _) = self.store.list(user).await?;
+            if listed.is_empty() {
+                self.store.sweep(user, Duration::ZERO).await?;
+                return Ok(count);
+            }
+            for keys in listed.chunks(DELETED_AT_ONCE) {
+                let keys: Vec<_> = keys.iter().map(|it| it.key).collect();
+                self.store.delete(&keys).await?;
+                count += keys.len();
+            }
+        }
+        Err(StoreError::Unavailable("the user's objects do not end".to_owned()))
+    }
+
+    /// The objects of a user, for an operator, and whether these are all.
+    ///
+    /// # Errors
+    /// The store.
+    #[cfg(test)]
+    pub(crate) async fn objects(&self, user: UserHash) -> Result<(Vec<Listed>, bool), StoreError> {
+        let (mut listed, is_all) = self.store.list(user).await?;
+        listed.sort_unstable_by_key(|it| (it.key.id.seq, it.key.id.fence, it.key.part));
+        Ok((listed, is_all))
+    }
+
+    /// The users that have objects, and whether these are all.
+    ///
+    /// # Errors
+    /// The store.
+    #[cfg(test)]
+    pub(crate) async fn users(&self) -> Result<(Vec<UserHash>, bool), StoreError> {
+        self.store.users().await
+    }
+}

@@ -1,0 +1,234 @@
+//! The next object of a user: what differs from the replica. Blocking, in steps of bounded length.
+//!
+//! First all files are looked at, then those that may differ are read, piece by piece: memory holds one part of an object
+//! at a time. A session's record is read before its journal, so that the journal is never behind it.
+
+mod own;
+mod reading;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::SystemTime;
+
+use super::delta::{Area, Change, Entry, Writer};
+use super::limits::{
+    PART_BYTES, WORK_BYTES_PER_TURN, WORK_BYTES_WHOLE, WORK_FILES_KNOWN, WORK_FILES_PER_TURN,
+    WORK_READ_PER_TURN,
+};
+use super::places::{Place, UserPlaces};
+use super::state::{Changes, Known, UserState};
+use crate::model::ids::SessionHash;
+use reading::Reading;
+
+/// What goes into an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// What these sessions have changed, up to the limits of a turn.
+    Turn(Vec<SessionHash>),
+    /// What anything has changed, without the limits of a turn: before a session or a user leaves the node.
+    Whole,
+    /// Everything there is.
+    Snapshot,
+}
+
+/// What is sent beside conversations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// OAuth credentials that the broker renews. Off: clients bring theirs again.
+    pub(crate) credentials: bool,
+}
+
+/// What an object has, and what it has not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// Files of which something was sent.
+    pub(crate) files: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Paths that are gone.
+    pub(crate) removed: u64,
+    /// Files of `work/` beyond the limits of a turn, which go later. With their bytes.
+    pub(crate) later_files: u64,
+    pub(crate) later_bytes: u64,
+    /// Files of `work/` that are never sent: pipes, sockets, devices, second names of files, too long or deep paths, and
+    /// what is beyond the limits of a session.
+    pub(crate) left_out: u64,
+    /// Files that could not be read now.
+    pub(crate) unreadable: u64,
+    /// A working directory has more entries than are looked at.
+    pub(crate) is_cut: bool,
+}
+
+/// Limits of what is read of `work/`.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    sent: u64,
+    read: u64,
+    files: u64,
+}
+
+impl Budget {
+    const TURN: Self =
+        Self { sent: WORK_BYTES_PER_TURN, read: WORK_READ_PER_TURN, files: WORK_FILES_PER_TURN };
+    /// Of each session.
+    const WHOLE: Self = Self { sent: WORK_BYTES_WHOLE, read: u64::MAX, files: WORK_FILES_KNOWN };
+}
+
+/// Something to be looked at closer.
+#[derive(Debug)]
+enum Job {
+    Removed(Place),
+    Own(own::Own),
+    Work(work::Work),
+}
+
+/// An object in the making.
+#[derive(Debug)]
+pub(crate) struct Collector {
+    places: UserPlaces,
+    scope: Scope,
+    state: UserState,
+    jobs: VecDeque<Job>,
+    reading: Option<Reading>,
+    writer: Writer,
+    changes: Changes,
+    budget: Budget,
+    /// Whose `work/` the budget is for.
+    budget_of: Option<SessionHash>,
+    summary: Summary,
+    now: SystemTime,
+}
+
+/// What a step has led to.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// A part is full.
+    Part(Writer),
+    /// The rest.
+    Last(Writer),
+}
+
+/// A finished collection.
+#[derive(Debug)]
+pub(crate) struct Collected {
+    /// The state as it was.
+    pub(crate) state: UserState,
+    pub(crate) changes: Changes,
+    pub(crate) summary: Summary,
+}
+
+impl Collector {
+    /// Looks at all files. The state comes back with [`Collector::end`].
+    pub(crate) fn begin(places: UserPlaces, scope: Scope, options: Options, state: UserState) -> Self {
+        let budget = Budget::TURN;
+        let mut collector = Self {
+            places,
+            scope,
+            state,
+            jobs: VecDeque::new(),
+            reading: None,
+            writer: Writer::default(),
+            changes: Vec::new(),
+            budget,
+            budget_of: None,
+            summary: Summary::default(),
+            now: SystemTime::now(),
+        };
+        collector.look(options);
+        collector
+    }
+
+    fn look(&mut self, options: Options) {
+        let Ok(sessions) = self.places.sessions() else {
+            // Without the list nothing says that a session is gone.
+            self.summary.unreadable += 1;
+            return;
+        };
+        self.forgotten(&sessions);
+        for session in &sessions {
+            let is_wanted = match &self.scope {
+                Scope::Turn(touched) => touched.contains(session) || !self.state.has_session(session),
+                Scope::Whole | Scope::Snapshot => true,
+            };
+            if is_wanted {
+                self.look_at_record(session, options);
+                self.look_at_work(session);
+            }
+        }
+        self.look_at_others();
+    }
+
+    /// Sessions that the replica has and the user has no more.
+    fn forgotten(&mut self, sessions: &[SessionHash]) {
+        if self.scope == Scope::Snapshot {
+            return;
+        }
+        let mut known: Vec<_> = self
+            .state
+            .files
+            .keys()
+            .filter_map(|place| match &place.area {
+                Area::Record(session) | Area::Work(session) => Some(session.clone()),
+                Area::User => None,
+            })
+            .collect();
+        known.sort_unstable();
+        known.dedup();
+        for session in known {
+            if !sessions.contains(&session) {
+                self.jobs.push_back(Job::Removed(Place::new(Area::Record(session), Vec::new())));
+            }
+        }
+    }
+
+    /// What the replica has of a place. A snapshot takes nothing as known.
+    fn known(&self, place: &Place) -> Option<Known> {
+        if self.scope == Scope::Snapshot { None } else { self.state.files.get(place).copied() }
+    }
+
+    /// Reads on, up to the end of a part.
+    ///
+    /// # Errors
+    /// If the host lacks something, such as descriptors: nothing of the object may be used.
+    pub(crate) fn step(&mut self) -> io::Result<Step> {
+        loop {
+            if self.writer.len() >= PART_BYTES {
+                return Ok(Step::Part(std::mem::take(&mut self.writer)));
+            }
+            if let Some(reading) = self.reading.take() {
+                self.read_on(reading)?;
+                continue;
+            }
+            match self.jobs.pop_front() {
+                None => return Ok(Step::Last(std::mem::take(&mut self.writer))),
+                Some(Job::Removed(place)) => self.removed(place),
+                Some(Job::Own(own)) => self.own(own)?,
+                Some(Job::Work(work)) => self.work(work)?,
+            }
+        }
+    }
+
+    fn removed(&mut self, place: Place) {
+        self.summary.removed += 1;
+        self.push(&place, Change::Removed);
+        self.changes.push((place, None));
+    }
+
+    fn push(&mut self, place: &Place, change: Change<'_>) {
+        self.writer.push(&Entry { area: place.area.clone(), path: &place.path, change });
+    }
+
+    /// Gives the state back, and what the object changes in it.
+    pub(crate) fn end(self) -> Collected {
+        Collected { state: self.state, changes: self.changes, summary: self.summary }
+    }
+}
+
+/// Whether the host lacks resources: the file itself is not to blame, and a retry may succeed.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortage = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|it| shortage.contains(&it))
+}

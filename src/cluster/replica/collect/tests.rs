@@ -1,0 +1,282 @@
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use super::super::delta::Kind;
+use super::super::limits::{
+    EDGE_BYTES, MAX_DEPTH, WORK_BYTES_PER_TURN, WORK_ENTRIES, WORK_FILES_KNOWN, WORK_FILES_PER_TURN,
+};
+use super::super::testing::{Node, chmod, collect, collect_with};
+use super::*;
+
+fn append(path: &Path, content: &[u8]) {
+    OpenOptions::new().append(true).open(path).unwrap().write_all(content).unwrap();
+}
+
+/// Entries of the next delta that are not about files whose stamp is recent.
+fn turn(node: &Node, state: &mut UserState) -> Vec<String> {
+    let touched = node.places().sessions().unwrap();
+    collect(node, Scope::Turn(touched), state).entries()
+}
+
+#[test]
+fn delta_has_what_differs_and_nothing_else() {
+    let node = Node::new();
+    let (session, mut state) = (node.session("a"), UserState::default());
+    node.others();
+    fs::create_dir(session.work.join("src")).unwrap();
+    fs::write(session.work.join("src/main.rs"), "1").unwrap();
+    fs::write(session.record.join("session.json.broken"), "x").unwrap();
+    fs::write(session.record.join("credentials.json"), "secret").unwrap();
+    let first = collect(&node, Scope::Turn(Vec::new()), &mut state);
+    assert_eq!(first.kind, Kind::Snapshot, "nothing is known at first");
+    let entries = first.entries();
+    for wanted in [
+        "Whole directory",
+        "Whole session.json",
+        "Whole journal",
+        "Directory src",
+        "Whole src/main.rs",
+        "Whole usage",
+        "Whole conversations",
+        "Whole responses/resp_1",
+        &format!("Whole list/{}", session.hash),
+    ] {
+        assert!(entries.iter().any(|it| it == wanted), "{wanted}: {entries:?}");
+    }
+    assert_eq!(entries.len(), 9, "{entries:?}");
+    // Recent files are read again, and found to be the same.
+    assert_eq!(turn(&node, &mut state), Vec::<String>::new());
+
+    append(&session.record.join("journal"), b" and a turn");
+    fs::write(session.record.join("session.json"), "{}").unwrap();
+    fs::write(session.work.join("src/main.rs"), "2").unwrap();
+    assert_eq!(turn(&node, &mut state), ["Whole session.json", "Append journal", "Whole src/main.rs"]);
+    chmod(&session.work.join("src/main.rs"), 0o755);
+    fs::remove_file(node.places().usage()).unwrap();
+    assert_eq!(turn(&node, &mut state), ["Mode src/main.rs", "Removed usage"]);
+    fs::remove_dir_all(session.work.join("src")).unwrap();
+    assert_eq!(turn(&node, &mut state), ["Removed src"], "what is below goes with it");
+    assert_eq!(turn(&node, &mut state), Vec::<String>::new());
+}
+
+#[test]
+fn other_sessions_wait_for_their_turn() {
+    let node = Node::new();
+    let (one, two, mut state) = (node.session("a"), node.session("b"), UserState::default());
+    collect(&node, Scope::Snapshot, &mut state);
+    for session in [&one, &two] {
+        append(&session.record.join("journal"), b"x");
+        fs::write(session.work.join("file"), "x").unwrap();
+    }
+    let delta = collect(&node, Scope::Turn(vec![two.hash.clone()]), &mut state);
+    assert_eq!(delta.entries(), ["Append journal", "Whole file"]);
+    assert!(delta.pieces[0].entries().all(|entry| entry.area != Area::Record(one.hash.clone())));
+    // A new one goes at once, and one that was deleted.
+    node.session("c");
+    node.delete("b");
+    let delta = collect(&node, Scope::Turn(Vec::new()), &mut state).entries();
+    assert_eq!(delta.iter().filter(|it| it.ends_with(' ')).count(), 1, "{delta:?}");
+    assert!(delta.contains(&"Whole session.json".to_owned()) && !delta.contains(&"Whole file".to_owned()));
+    assert_eq!(collect(&node, Scope::Whole, &mut state).entries(), ["Append journal", "Whole file"]);
+}
+
+#[test]
+fn credentials_go_only_if_wanted() {
+    let node = Node::new();
+    let (session, mut state) = (node.session("a"), UserState::default());
+    fs::write(session.record.join("credentials.json"), "secret").unwrap();
+    let without = collect(&node, Scope::Snapshot, &mut state);
+    assert!(!without.entries().iter().any(|it| it.contains("credentials")));
+    let with = collect_with(&node, Scope::Whole, Options { credentials: true }, &mut state);
+    assert_eq!(with.entries(), ["Whole credentials.json"]);
+}
+
+#[test]
+fn journal_sends_its_end_or_all_of_it() {
+    let node = Node::new();
+    let (session, mut state) = (node.session("a"), UserState::default());
+    let journal = session.record.join("journal");
+    let long = vec![b'l'; 20 * EDGE_BYTES];
+    fs::write(&journal, &long).unwrap();
+    collect(&node, Scope::Snapshot, &mut state);
+    let patch =
+        |at| OpenOptions::new().write(true).open(&journal).unwrap().write_all_at(b"patch", at).unwrap();
+    let mut next = |change: &dyn Fn()| {
+        change();
+        turn(&node, &mut state)
+    };
+    assert_eq!(next(&|| append(&journal, b"turn")), ["Append journal"]);
+    // A mark that is kept up to date in its place, alone and before a turn.
+    assert_eq!(next(&|| patch(0)), ["Patch journal"]);
+    assert_eq!(
+        next(&|| {
+            patch(7);
+            append(&journal, b"turn")
+        }),
+        ["Patch journal", "Append journal"]
+    );
+    // It was begun again: shorter, as long, and longer than before.
+    let long = |byte, edges: usize| vec![byte; edges * EDGE_BYTES];
+    for content in [b"short".to_vec(), b"other".to_vec(), long(b'n', 40), long(b'm', 50), long(b'm', 30)] {
+        let sent = next(&|| fs::write(&journal, &content).unwrap());
+        let rest = sent.get(1..).unwrap();
+        assert!(sent[0] == "Whole journal" && rest.iter().all(|it| it == "Append journal"), "{sent:?}");
+    }
+    assert_eq!(next(&|| fs::remove_file(&journal).unwrap()), ["Removed journal"]);
+    assert_eq!(next(&|| ()), Vec::<String>::new());
+}
+
+fn fifo(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
+#[test]
+fn hostile_files_neither_block_nor_leak() {
+    let node = Node::new();
+    let (session, mut state) = (node.session("a"), UserState::default());
+    let at = |name: &str| session.work.join(name);
+    let secret = node.path().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    fs::write(at("plain"), "x").unwrap();
+    fs::hard_link(&secret, at("hard")).unwrap();
+    symlink(&secret, at("link")).unwrap();
+    symlink("/dev/zero", at("zero")).unwrap();
+    symlink(node.path(), at("up")).unwrap();
+    fifo(&at("fifo"));
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    File::create(at("sparse")).unwrap().set_len(1 << 40).unwrap();
+    File::create(at("closed")).unwrap();
+    chmod(&at("closed"), 0o000);
+    fs::create_dir_all(at("deep").join(["d"; MAX_DEPTH + 3].join("/"))).unwrap();
+    fs::write(at(&format!(".{}.new", uuid::Uuid::new_v4().simple())), "torn").unwrap();
+    let object = collect(&node, Scope::Snapshot, &mut state);
+    let entries = object.entries();
+    for wanted in ["Link link", "Link zero", "Link up", "Whole plain", "Directory deep"] {
+        assert!(entries.iter().any(|it| it == wanted), "{wanted}");
+    }
+    let names = ["hard", "fifo", "socket", "sparse"];
+    assert!(!entries.iter().any(|it| names.iter().any(|name| it.ends_with(name))), "{entries:?}");
+    assert!(!entries.iter().any(|it| it.contains(".new") || it.contains("secret")));
+    // Second name, pipe, socket, the file beyond all limits, what lies too deep.
+    assert_eq!(object.summary.left_out, 5, "{:?}", object.summary);
+    let has_secret =
+        |entry: Entry<'_>| matches!(entry.change, Change::Whole { content, .. } if content == b"secret");
+    assert!(!object.pieces.iter().any(|piece| piece.entries().any(has_secret)));
+
+    // Another file in the place of each, and the working directory itself.
+    fs::remove_file(at("plain")).unwrap();
+    fifo(&at("plain"));
+    assert!(turn(&node, &mut state).contains(&"Removed plain".to_owned()));
+    fs::rename(&session.work, session.work.with_file_name("aside")).unwrap();
+    symlink(node.path(), &session.work).unwrap();
+    let object = collect(&node, Scope::Turn(vec![session.hash.clone()]), &mut state);
+    assert_eq!((object.entries().len(), object.summary.unreadable), (0, 1), "what was sent stays");
+}
+
+#[test]
+fn planted_files_of_the_server_are_not_read() {
+    for trap in crate::workspace::TRAPS {
+        let node = Node::new();
+        let (session, mut state) = (node.session("a"), UserState::default());
+        node.others();
+        collect(&node, Scope::Snapshot, &mut state);
+        for file in
+            [session.record.join("journal"), session.record.join("session.json"), node.places().usage()]
+        {
+            fs::remove_file(&file).unwrap();
+            trap(&file);
+        }
+        let object = collect(&node, Scope::Whole, &mut state);
+        assert_eq!((object.entries().len(), object.summary.unreadable), (0, 3), "{:?}", object.entries());
+    }
+}
+
+#[test]
+fn turn_is_limited_and_the_rest_goes_later() {
+    let node = Node::new();
+    let (session, mut state) = (node.session("a"), UserState::default());
+    collect(&node, Scope::Snapshot, &mut state);
+    let large = File::create(session.work.join("large")).unwrap();
+    large.set_len(WORK_BYTES_PER_TURN - 2).unwrap();
+    for name in ["1", "2", "3"] {
+        fs::write(session.work.join(name), name).unwrap();
+    }
+    let object = collect(&node, Scope::Turn(vec![session.hash.clone()]), &mut state);
+    assert_eq!(object.entries(), ["Whole 1", "Whole 2", "Whole 3"], "small files go first");
+    assert_eq!((object.summary.later_files, object.summary.later_bytes), (1, WORK_BYTES_PER_TURN - 2));
+    fs::remove_file(session.work.join("3")).unwrap();
+    large.set_len(WORK_BYTES_PER_TURN / 8).unwrap();
+    let object = collect(&node, Scope::Whole, &mut state);
+    assert_eq!(object.summary.later_files, 0);
+    let entries = object.entries();
+    assert_eq!(&entries[..2], ["Removed 3", "Whole large"]);
+    assert!(entries.len() > 3 && entries[2..].iter().all(|it| it == "Append large"));
+    assert!(object.pieces.len() > 1, "in parts");
+}
+
+#[test]
+fn many_files_go_in_several_turns() {
+    let node = Node::new();
+    let (session, mut state) = (node.session("a"), UserState::default());
+    collect(&node, Scope::Snapshot, &mut state);
+    let files = WORK_FILES_PER_TURN + 3;
+    for number in 0..files {
+        fs::write(session.work.join(number.to_string()), "x").unwrap();
+    }
+    let mut next = || collect(&node, Scope::Turn(vec![session.hash.clone()]), &mut state);
+    let (first, second, third) = (next(), next(), next());
+    let sent = [&first, &second, &third].map(|it| (it.summary.files, it.summary.later_files));
+    assert_eq!(sent, [(WORK_FILES_PER_TURN, 3), (3, 0), (0, 0)]);
+    // Beyond what is known of a session they are left out, also of the whole.
+    for number in 0..WORK_FILES_KNOWN {
+        fs::write(session.work.join(format!("more {number}")), "x").unwrap();
+    }
+    let whole = collect(&node, Scope::Snapshot, &mut state);
+    assert_eq!(whole.summary.left_out, files);
+    assert!(state.len() as u64 <= WORK_FILES_KNOWN + 10);
+}
+
+#[test]
+fn endless_directory_is_cut_and_nothing_forgotten() {
+    let node = Node::new();
+    let (session, mut state) = (node.session("a"), UserState::default());
+    fs::write(session.work.join("kept"), "x").unwrap();
+    collect(&node, Scope::Snapshot, &mut state);
+    fs::remove_file(session.work.join("kept")).unwrap();
+    let many = session.work.join("many");
+    fs::create_dir(&many).unwrap();
+    // Names of one file: quick to make, and counted all the same.
+    File::create(many.join("0")).unwrap();
+    let (mut of, mut made) = (many.join("0"), 1);
+    for number in 1..=WORK_ENTRIES {
+        let name = many.join(number.to_string());
+        if fs::hard_link(&of, &name).is_err() {
+            File::create(&name).unwrap();
+            of = name;
+        }
+        made += 1;
+    }
+    assert!(made > WORK_ENTRIES);
+    let object = collect(&node, Scope::Turn(vec![session.hash.clone()]), &mut state);
+    assert!(object.summary.is_cut && object.summary.left_out > 0, "{:?}", object.summary);
+    assert!(!object.entries().contains(&"Removed kept".to_owned()), "what was not seen may be there");
+    fs::remove_dir_all(&many).unwrap();
+    assert!(turn(&node, &mut state).contains(&"Removed kept".to_owned()));
+}
+
+#[test]
+fn change_with_an_old_time_is_sent() {
+    let node = Node::new();
+    let (session, mut state) = (node.session("a"), UserState::default());
+    let file = session.work.join("file");
+    fs::write(&file, "one").unwrap();
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    collect(&node, Scope::Snapshot, &mut state);
+    fs::write(&file, "two").unwrap();
+    File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+    assert_eq!(turn(&node, &mut state), ["Whole file"]);
+}

@@ -1,0 +1,174 @@
+//! One more object of a user.
+
+use std::io;
+
+use super::Replica;
+use super::collect::{Collected, Collector, Scope, Step, Summary};
+use super::delta::{Decoded, Digest, Encoded, Header, Kind, Writer};
+use super::key::{Key, ObjectId};
+use super::limits::MAX_PARTS;
+use super::places::UserPlaces;
+use super::state::UserState;
+use super::store::{Created, StoreError};
+use crate::model::ids::UserId;
+use crate::support::blocking::blocking_long;
+
+/// Why there is no object.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplicateError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The user's files cannot be read.
+    #[error("the data directory: {0}")]
+    Io(#[from] io::Error),
+    /// What lies under the object's name is damaged, or nobody's that had this fence. Another number may be free.
+    #[error("something else is in the place of the object")]
+    Occupied,
+    /// More than the parts of an object hold.
+    #[error("the user has more data than one object holds")]
+    TooMuch,
+}
+
+/// An object that is in the store. It counts once the head names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ObjectInfo {
+    pub(crate) id: ObjectId,
+    /// A snapshot begins a chain; a delta goes on with one.
+    pub(crate) kind: Kind,
+    pub(crate) digest: Digest,
+    /// With its parts.
+    pub(crate) bytes: u64,
+    pub(crate) parts: usize,
+    /// It has what there is now. Otherwise it is the object of an earlier call whose answer was lost: what has changed since
+    /// needs the next object.
+    pub(crate) is_current: bool,
+    pub(crate) summary: Summary,
+}
+
+impl Replica {
+    /// Writes what has changed of a user as object `seq`. Returns once the store has it. Without a known state the object is
+    /// a snapshot.
+    ///
+    /// After an error the same `seq` may be tried again: what an earlier try has written is found and taken as the object.
+    /// If this future is dropped, the state is no longer known, and the next object is a snapshot.
+    ///
+    /// # Errors
+    /// [`ReplicateError`]
+    pub(crate) async fn replicate(
+        &self,
+        user: &UserId,
+        fence: u64,
+        seq: u64,
+        scope: Scope,
+        state: &mut UserState,
+    ) -> Result<ObjectInfo, ReplicateError> {
+        let places = UserPlaces::of(&self.data_dir, user);
+        let at_once = if matches!(scope, Scope::Turn(_)) { &self.turns } else { &self.wholes };
+        let _permit = at_once.acquire().await.map_err(io::Error::other)?;
+        let scope = if state.is_known() { scope } else { Scope::Snapshot };
+        let kind = if scope == Scope::Snapshot { Kind::Snapshot } else { Kind::Delta };
+        let header = Header { kind, user: places.hash(), id: ObjectId { fence, seq }, parts: Vec::new() };
+        let taken = std::mem::take(state);
+        let options = self.options;
+        let begin = move || Collector::begin(places, scope, options, taken);
+        let (collector, result) = self.collect(begin, header).await?;
+        let Collected { state: before, changes, summary } = collector.end();
+        *state = before;
+        let Sent { header, object, bytes } = result?;
+        let key = Key { user: header.user, id: header.id, part: None };
+        let info = ObjectInfo {
+            id: header.id,
+            kind: header.kind,
+            digest: object.digest,
+            bytes: bytes + object.len() as u64,
+            parts: header.parts.len(),
+            is_current: true,
+            summary,
+        };
+        // Noted before: the object may be there also if no answer comes.
+        state.attempt(header.id, object.digest, header.kind == Kind::Snapshot, changes);
+        match self.store.create(&key, &object).await? {
+            Created::Written => {
+                state.written(header.id, &object.digest);
+                Ok(info)
+            }
+            Created::Exists(found) => {
+                let found = Decoded::parse(found).map_err(|_| ReplicateError::Occupied)?;
+                adopt(state, &header, found).ok_or(ReplicateError::Occupied)
+            }
+        }
+    }
+
+    /// Reads the user's files and sends all parts but the last.
+    async fn collect(
+        &self,
+        begin: impl FnOnce() -> Collector + Send + 'static,
+        mut header: Header,
+    ) -> io::Result<(Collector, Result<Sent, ReplicateError>)> {
+        let step = |mut collector: Collector| {
+            let step = collector.step();
+            Ok((collector, step))
+        };
+        let (mut collector, mut next) = blocking_long(move || step(begin())).await?;
+        let mut bytes = 0;
+        let result = loop {
+            match next {
+                Err(error) => break Err(error.into()),
+                Ok(Step::Last(writer)) => {
+                    let object = writer.finish(&header);
+                    break Ok(Sent { header, object, bytes });
+                }
+                Ok(Step::Part(_)) if header.parts.len() == MAX_PARTS => break Err(ReplicateError::TooMuch),
+                Ok(Step::Part(writer)) => match self.part(&header, writer).await {
+                    Ok((digest, length)) => {
+                        header.parts.push(digest);
+                        bytes += length;
+                    }
+                    Err(error) => break Err(error),
+                },
+            }
+            (collector, next) = blocking_long(move || step(collector)).await?;
+        };
+        Ok((collector, result))
+    }
+
+    async fn part(&self, header: &Header, writer: Writer) -> Result<(Digest, u64), ReplicateError> {
+        let Header { user, id, .. } = *header;
+        let part = writer.finish(&Header { kind: Kind::Part, user, id, parts: Vec::new() });
+        let key = Key { user, id, part: Some(part.digest) };
+        match self.store.create(&key, &part).await? {
+            Created::Written => Ok((part.digest, part.len() as u64)),
+            Created::Exists(_) => Err(ReplicateError::Occupied),
+        }
+    }
+}
+
+/// What is sent of an object but the object itself.
+struct Sent {
+    header: Header,
+    object: Encoded,
+    /// Bytes of the parts.
+    bytes: u64,
+}
+
+/// Takes an object that an earlier call has written. `None`: it is another's.
+fn adopt(state: &mut UserState, header: &Header, found: Decoded) -> Option<ObjectInfo> {
+    let Header { kind, user, id, parts } = &found.header;
+    if *user != header.user || *id != header.id || *kind == Kind::Part {
+        return None;
+    }
+    if !state.written(*id, &found.digest) {
+        // Of a call that was dropped. What it had sent is not known any more.
+        *state = UserState::default();
+    }
+    Some(ObjectInfo {
+        id: *id,
+        kind: *kind,
+        digest: found.digest,
+        bytes: found.len() as u64,
+        parts: parts.len(),
+        is_current: false,
+        summary: Summary::default(),
+    })
+}

@@ -1,0 +1,146 @@
+//! From a user to the node that has it, or that is to have it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::ledger::{LedgerError, NodeId, UserHash};
+use super::membership::{Claimed, Granted};
+use super::ownership::{Refusal, Want};
+use super::{Cluster, hash_of};
+use crate::model::ids::UserId;
+use crate::telemetry::metrics::ClaimResult;
+
+/// Time within which a node that takes users again is known to take them.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(2);
+/// Interval of looking for such a node.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Where a user is.
+#[derive(Debug, Clone)]
+pub(crate) enum Route {
+    Here(Grant),
+    Node(NodeAddress),
+}
+
+/// Keeps a user on this node until it is dropped, unless the ownership is lost.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    _granted: Arc<Granted>,
+}
+
+/// A node, and where other nodes reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeAddress {
+    pub(crate) id: NodeId,
+    pub(crate) address: String,
+}
+
+/// What becomes of a user whom no node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unowned {
+    /// The node with the best place for it gets it.
+    Place,
+    /// This node gets it.
+    Claim,
+}
+
+/// Why it is not known which node has a user, or none can.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RouteError {
+    #[error("no node of the cluster can take the user now: {0}")]
+    Refused(#[from] Refusal),
+    #[error("it is not known which node of the cluster has the user: {0}")]
+    Ledger(#[from] LedgerError),
+    #[error("the node of the cluster that has the user is not known here")]
+    Unknown,
+}
+
+impl Cluster {
+    /// The node that has the user. A user without one gets one.
+    ///
+    /// # Errors
+    /// [`RouteError`] after `cluster.route_timeout` at the latest.
+    pub(crate) async fn route(&self, user: &UserId, unowned: Unowned) -> Result<Route, RouteError> {
+        let hash = hash_of(user);
+        if let Some(node) = self.elsewhere(hash, unowned) {
+            return self.address(hash, node).await;
+        }
+        if self.has_left(hash) {
+            // What this node knows of the others gets old.
+            let owner = self.membership.locate(hash).await?.filter(|node| node != self.membership.id());
+            let node = owner.or_else(|| self.place_elsewhere(hash)).ok_or(Refusal::Draining)?;
+            return self.address(hash, node).await;
+        }
+        match self.claim(user, hash).await {
+            Ok(Claimed::Here(granted)) => Ok(Route::Here(Grant { _granted: Arc::new(granted) })),
+            Ok(Claimed::Elsewhere(node)) => self.address(hash, node).await,
+            // Another node may take the user. It was asked already if the request came from there.
+            Err(Refusal::Draining | Refusal::Full) if unowned == Unowned::Place => {
+                let until = Instant::now() + PUBLISHED_WITHIN;
+                loop {
+                    if let Some(node) = self.place_elsewhere(hash) {
+                        return self.address(hash, node).await;
+                    }
+                    if Instant::now() >= until {
+                        return Err(Refusal::Draining.into());
+                    }
+                    sleep(LOOK_AGAIN).await;
+                }
+            }
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    fn place_elsewhere(&self, hash: UserHash) -> Option<NodeId> {
+        self.membership.place(hash, std::slice::from_ref(self.membership.id()))
+    }
+
+    /// The other node that has the user, or that should have it.
+    fn elsewhere(&self, hash: UserHash, unowned: Unowned) -> Option<NodeId> {
+        let node = match self.membership.owner_of(hash) {
+            Some(owner) => owner,
+            None if unowned == Unowned::Claim => return None,
+            None => self.membership.place(hash, &[])?,
+        };
+        (node != *self.membership.id()).then_some(node)
+    }
+
+    async fn claim(&self, user: &UserId, hash: UserHash) -> Result<Claimed, Refusal> {
+        let is_new = self.membership.stored(hash).is_none();
+        let resident = self.house.admit(user, hash);
+        resident.used_now();
+        let began = tokio::time::Instant::now();
+        let claimed = self.membership.claim(hash, Want::Work).await;
+        drop(resident);
+        if !matches!(claimed, Ok(Claimed::Here(_))) {
+            self.house.dismiss_unless_here(hash);
+        }
+        if is_new {
+            let metrics = &self.house.metrics;
+            metrics.claims.increment(match &claimed {
+                Ok(Claimed::Here(_)) => {
+                    metrics.claim.record(began.elapsed().as_secs_f64());
+                    ClaimResult::Won
+                }
+                Ok(Claimed::Elsewhere(_)) => ClaimResult::Owned,
+                Err(_) => ClaimResult::Failed,
+            });
+        }
+        claimed
+    }
+
+    async fn address(&self, hash: UserHash, id: NodeId) -> Result<Route, RouteError> {
+        let address = |id: NodeId| {
+            let info = self.membership.node(&id)?;
+            Some(Route::Node(NodeAddress { id, address: info.address }))
+        };
+        if let Some(route) = address(id) {
+            return Ok(route);
+        }
+        // The node has ended, or the watch is behind.
+        let owner = self.membership.locate(hash).await?;
+        owner.and_then(address).ok_or(RouteError::Unknown)
+    }
+}
