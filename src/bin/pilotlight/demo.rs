@@ -19,6 +19,8 @@ use crate::signals::Signals;
 
 mod acts;
 mod client;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod layout;
 mod metrics;
 mod one_shot;
@@ -50,6 +52,18 @@ pub(crate) struct DemoOptions {
     /// Keep the temporary directory and print its path
     #[arg(long)]
     keep: bool,
+    /// Demonstrate a cluster instead: three nodes and etcd on this machine
+    #[cfg(feature = "cluster")]
+    #[arg(long, conflicts_with_all = ["cli", "config"])]
+    cluster: bool,
+    /// etcd's program; default is PILOTLIGHT_ETCD, then `etcd` in PATH
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "PATH", requires = "cluster")]
+    etcd: Option<PathBuf>,
+    /// Be the process that ends what a killed demo has started
+    #[cfg(feature = "cluster")]
+    #[arg(long, value_name = "MARK", requires = "cluster", hide = true)]
+    guard: Option<String>,
 }
 
 impl DemoOptions {
@@ -62,6 +76,10 @@ impl DemoOptions {
 }
 
 pub(crate) fn run(options: &DemoOptions) -> ExitCode {
+    #[cfg(feature = "cluster")]
+    if options.cluster {
+        return cluster::run(options);
+    }
     // By default there is no log: the demo's kills would fill it with warnings.
     let wants_log = std::env::var_os(LOG_VARIABLE).is_some();
     let log = if wants_log { start_log() } else { Ok(()) };

@@ -13,6 +13,8 @@ use super::show::Problem;
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 /// Suffix of the abbreviated user id.
 const SHOWN_AFTER: &str = "...";
+/// Header that names the node of a cluster that answered.
+const NODE: &str = "x-pilotlight-node";
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -46,6 +48,8 @@ pub(super) struct Answer {
     pub(super) context_lost: bool,
     /// Whether the stream ended with `[DONE]`.
     pub(super) done: bool,
+    /// The node of a cluster that answered.
+    pub(super) node: Option<String>,
 }
 
 /// A session's process, as listed by `/v1/pool/stats`.
@@ -102,6 +106,8 @@ impl Client {
             return Err(Problem::seen(format!("HTTP status {status}: {body}")));
         }
         let mut reading = Reading::default();
+        let node = response.headers().get(NODE).and_then(|node| node.to_str().ok());
+        reading.answer.node = node.map(str::to_owned);
         while let Some(piece) = response.chunk().await.map_err(|error| broken(&error))? {
             reading.take(&piece);
             if reading.answer.first.is_none() && reading.has_text {
@@ -143,6 +149,17 @@ impl Client {
             return Ok(None);
         }
         Ok(Some(response.text().await.unwrap_or_default()))
+    }
+
+    /// Lets users of this node of a cluster go to where they have their place. Returns their number.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn rebalance(&self) -> Result<u64, Problem> {
+        let response = self.web.post(format!("http://{}/v1/cluster/rebalance", self.http)).send().await;
+        let response =
+            response.and_then(reqwest::Response::error_for_status).map_err(|error| broken(&error))?;
+        let answer: Value = response.json().await.map_err(|error| broken(&error))?;
+        let moved = answer.get("moved").and_then(Value::as_u64);
+        moved.ok_or_else(|| Problem::seen("the answer names no number of users"))
     }
 
     async fn get(&self, server: SocketAddr, path: &str) -> Result<String, Problem> {
