@@ -1,0 +1,40 @@
+//! Any node takes any request.
+
+use crate::nodes::{Nodes, SIM};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_takes_any_request() {
+    let Some(cluster) = Nodes::start(3, SIM).await else { return };
+    for user in ["alice", "bob", "carol", "dave"] {
+        let word = format!("the word is {user}-heliotrope");
+        assert!(cluster.client(0).turn(user, &word).await.error().is_none());
+        let owner = cluster.owner(0, user).await;
+        for node in 0..3 {
+            assert_eq!(cluster.owner(node, user).await, owner, "{user}");
+            let recalled = cluster.client(node).turn(user, "[[recall]]").await;
+            assert!(recalled.text().contains(&word), "{user} on {node}: {:?}", recalled.events);
+        }
+        // One child, on the node that has the user.
+        let mut active = Vec::new();
+        for node in &cluster.nodes {
+            active.extend(node.client().active().await);
+        }
+        let children = active.iter().filter(|it| it.user.starts_with(user)).count();
+        assert_eq!(children, 1, "{user}: {active:?}");
+    }
+}
+
+/// A node shows each metric of a cluster from its start; dashboards and alerts rely on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_has_all_metrics_of_a_cluster() {
+    let Some(cluster) = Nodes::start(1, SIM).await else { return };
+    assert!(cluster.client(0).turn("alice", "hello").await.error().is_none());
+    let url = format!("{}/metrics", cluster.client(0).admin());
+    let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+    let metrics = pilotlight::telemetry::metrics::catalogue();
+    let own: Vec<_> = metrics.map(|metric| metric.name).filter(|name| name.starts_with("cluster_")).collect();
+    assert!(own.len() > 5, "{own:?}");
+    for name in own {
+        assert!(text.contains(&format!("\npilotlight_{name}")), "{name} is missing");
+    }
+}

@@ -1,0 +1,90 @@
+//! What is about a user, wherever the user is.
+
+use serde_json::{Value, json};
+
+use crate::asker::Asker;
+use crate::common::program::{Answer, holding};
+use crate::common::{SOON, eventually_some};
+use crate::history;
+use crate::nodes::{Nodes, SIM};
+
+/// Deleted through a node that never had the user: nothing is left on any node, nor in the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_user_is_deleted_everywhere() {
+    let Some(mut cluster) = Nodes::start(3, SIM).await else { return };
+    let alice = Asker::new("alice", "default");
+    let sites = cluster.sites();
+    assert!(alice.ask(&sites[0], "first-secret-word").await.is_good());
+    // Files of hers are on a node that was killed.
+    let first = cluster.owner(0, "alice").await;
+    cluster.nodes[first].kill().await;
+    assert!(alice.ask(&sites[(first + 1) % 3], "second-secret-word").await.is_good());
+    cluster.nodes[first].start().await;
+    let second = cluster.owner(first, "alice").await;
+    let third = 3 - first - second;
+    let url = format!("{}/v1/users/alice", cluster.client(third).admin());
+    let deleted = Answer::of(reqwest::Client::new().delete(url)).await;
+    assert_eq!((deleted.status, &deleted.json()["deleted"]), (200, &true.into()), "{deleted:?}");
+    for site in cluster.sites() {
+        let end = alice.ask(&site, "[[recall]]").await;
+        assert!(!end.text().contains("secret-word"), "{end:?}");
+    }
+    // Also not where she was first: it comes to light when she goes there again.
+    let owner = cluster.owner(0, "alice").await;
+    for node in (0..3).filter(|node| *node != first && *node != owner) {
+        cluster.nodes[node].stop().await;
+    }
+    if owner != first {
+        cluster.nodes[owner].kill().await;
+    }
+    let site = cluster.client(first).http().to_owned();
+    let end = alice.ask(&site, "[[recall]]").await;
+    assert!(!end.text().contains("secret-word"), "{end:?}");
+    for node in &cluster.nodes {
+        if node.is_running() {
+            let left = holding(&node.place().data_dir(), "secret-word");
+            assert!(left.is_empty(), "{left:?} on {}", node.name);
+        }
+    }
+    let store = cluster.store();
+    eventually_some("the store has nothing", SOON, async || {
+        holding(&store, "secret-word").is_empty().then_some(())
+    })
+    .await;
+    history::check(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn asynchronous_turn_is_asked_for_at_any_node() {
+    let Some(cluster) = Nodes::start(3, SIM).await else { return };
+    let sites = cluster.sites();
+    let owner = cluster.owner(0, "alice").await;
+    let [one, other] = [1, 2].map(|step| (owner + step) % 3);
+    let web = reqwest::Client::new();
+    let ask = |node: usize, method: &str, path: &str| {
+        let request = web.request(method.parse().unwrap(), format!("{}{path}", sites[node]));
+        request.header("x-pilotlight-user", "alice")
+    };
+    let body = json!({ "model": "sonnet", "max_tokens": 9,
+        "messages": [{ "role": "user", "content": "[[sleep:500]]later-word" }] });
+    let begun = ask(one, "POST", "/v1/messages").header("prefer", "respond-async").json(&body);
+    let begun = Answer::of(begun).await;
+    assert_eq!(begun.status, 202, "{begun:?}");
+    let id = begun.json()["id"].as_str().expect("an id").to_owned();
+    let done = eventually_some("the turn is done", SOON, async || {
+        let turn = Answer::of(ask(other, "GET", &format!("/v1/turns/{id}"))).await;
+        assert_eq!(turn.status, 200, "{turn:?}");
+        turn.body.contains("later-word").then_some(turn)
+    })
+    .await;
+    assert_eq!(done.header("x-pilotlight-node"), cluster.nodes[owner].name);
+    // An operator sees the sessions of all nodes at each.
+    for user in ["bob", "carol", "dave", "erin"] {
+        assert!(Asker::new(user, "default").ask(&sites[one], "hello").await.is_good());
+    }
+    for site in &sites {
+        let list = Answer::of(web.get(format!("{site}/v1/sessions"))).await.json();
+        let sessions: Vec<&Value> = list["sessions"].as_array().expect("sessions").iter().collect();
+        assert_eq!(sessions.len(), 5, "{list}");
+    }
+}
