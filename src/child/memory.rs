@@ -35,6 +35,10 @@ pub(crate) struct TreeMemory {
     pub(crate) approximate: bool,
 }
 
+/// Ticks of processor time in `/proc` (`USER_HZ`): the same on all architectures that are built for. To ask for it reads the
+/// auxiliary vector, which crashes the process under valgrind.
+const TICKS_PER_SECOND: u64 = 100;
+
 impl TreeMemory {
     /// What budgets are about.
     pub(crate) fn private_bytes(&self) -> u64 {
@@ -42,9 +46,7 @@ impl TreeMemory {
     }
 
     pub(crate) fn cpu_time(&self) -> Duration {
-        let second = procfs::ticks_per_second().max(1);
-        Duration::from_secs(self.cpu_ticks / second)
-            + Duration::from_secs(self.cpu_ticks % second) / u32::try_from(second).unwrap_or(u32::MAX)
+        Duration::from_millis(self.cpu_ticks.saturating_mul(1000 / TICKS_PER_SECOND))
     }
 }
 
@@ -381,7 +383,7 @@ mod tests {
         let stat = b"12 (a) R 9 (b c) S 7 12 12 0 -1 4194304 100 200 0 0 11 22 33 44 20 0 1 0 5 6 7";
         assert_eq!(parse_ticks(stat), 110);
         assert_eq!((parse_ticks(b""), parse_ticks(b"12 (a) S 1 2")), (0, 0));
-        let memory = TreeMemory { cpu_ticks: procfs::ticks_per_second() * 3 / 2, ..TreeMemory::default() };
+        let memory = TreeMemory { cpu_ticks: TICKS_PER_SECOND * 3 / 2, ..TreeMemory::default() };
         assert_eq!(memory.cpu_time(), Duration::from_millis(1500));
     }
 
