@@ -60,6 +60,7 @@ use crate::error::StartError;
 use crate::model::ids::{SessionHash, UserId};
 use crate::spend::Spend;
 use crate::support::cause::Cause;
+use crate::support::tls::TlsError;
 use crate::telemetry::metrics::Metrics;
 use crate::workspace::OauthStore;
 
@@ -164,6 +165,15 @@ pub(crate) enum BrokerError {
     /// The destination of an endpoint cannot be used.
     #[error("the base address or a header of the model's API cannot be used")]
     Upstream,
+}
+
+impl From<TlsError> for BrokerError {
+    fn from(error: TlsError) -> Self {
+        match error {
+            TlsError::File { path, problem } => Self::CaFile { path, problem },
+            TlsError::Library(error) => Self::Tls(error.into()),
+        }
+    }
 }
 
 impl From<BrokerError> for StartError {

@@ -61,11 +61,12 @@ pub(crate) type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What runs on this node of its users.
 pub(crate) trait Residents: Send + Sync {
-    /// Ends the children of a user without a running turn, in order. Whether they ended.
+    /// Ends the children of a user without a running turn, in order, and puts the user away. Whether they ended.
     fn rest<'a>(&'a self, user: &'a UserId) -> Later<'a, bool>;
-    /// Ends everything of a user at once. Returns when no child is left.
+    /// Ends everything of a user at once, and puts the user away: what memory has goes to the files, and nothing of it is left.
+    /// Returns when no child is left.
     fn end<'a>(&'a self, user: &'a UserId) -> Later<'a, ()>;
-    /// Removes what is left of a user, in memory and on disk.
+    /// Removes the files of a user who was put away.
     fn forget<'a>(&'a self, user: &'a UserId) -> Later<'a, ()>;
     /// The user with this short digest, if something here names it.
     fn named<'a>(&'a self, digest: &'a str) -> Later<'a, Option<UserId>>;
@@ -107,7 +108,7 @@ impl Cluster {
 
     /// Whether this node has the user.
     pub(crate) fn has(&self, user: &UserId) -> bool {
-        self.membership.fence(hash_of(user)).is_some()
+        self.membership.fence(UserHash::of(user)).is_some()
     }
 
     /// Why this node takes no new users.
@@ -123,7 +124,7 @@ impl Cluster {
 
     /// Notes that something of a session has changed: the next commit looks at its files.
     pub(crate) fn touch(&self, user: &UserId, session: &SessionHash) {
-        if let Some(resident) = self.house.resident(hash_of(user)) {
+        if let Some(resident) = self.house.resident(UserHash::of(user)) {
             resident.touch(session);
         }
     }
@@ -204,11 +205,4 @@ impl Cluster {
     pub(crate) fn owners(&self) -> BTreeMap<String, usize> {
         self.membership.owners().into_iter().map(|(node, count)| (node.to_string(), count)).collect()
     }
-}
-
-/// The user in the ledger and in the store.
-fn hash_of(user: &UserId) -> UserHash {
-    let hash = crate::workspace::user_digest(user).parse();
-    // The digest always has 32 digits.
-    hash.unwrap_or_else(|_| UserHash::from_bytes([0; 16]))
 }

@@ -187,7 +187,7 @@ impl Server {
         if let Some((listener, peers)) = peers {
             let policy = AuthPolicy { keys: None, peers: Some(peers), ..policy.clone() };
             accept(listener.0, &CurrentRouter::new(router::peers(app.clone(), policy)), most);
-            app.forget_users_who_leave();
+            app.put_away_users_who_leave();
         }
         let attaching = Attaching {
             app: app.clone(),

@@ -335,6 +335,22 @@ impl Spend {
         .await
     }
 
+    /// Writes the account of a user who goes to another node of a cluster, and drops it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    #[cfg(feature = "cluster")]
+    pub(crate) async fn put_away(&self, user: &UserId) -> io::Result<()> {
+        let _held = self.reading.acquire(user).await;
+        let Some(account) = self.accounts.lock_unpoisoned().remove(user) else { return Ok(()) };
+        blocking(move || {
+            let saved = account.save();
+            account.forget();
+            saved
+        })
+        .await
+    }
+
     async fn account(&self, user: &UserId) -> io::Result<Arc<Account>> {
         let known = self.accounts.lock_unpoisoned().get(user).cloned();
         match known {

@@ -13,3 +13,5 @@ pub(crate) mod live;
 pub(crate) mod lock;
 pub(crate) mod open_files;
 pub(crate) mod secret_file;
+#[cfg(feature = "broker")]
+pub(crate) mod tls;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "server")]
@@ -11,9 +10,7 @@ use hyper::{Request, Response, body::Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use super::BrokerError;
 use super::body::Body;
@@ -21,7 +18,7 @@ use super::body::Body;
 use super::body::full;
 use super::connector::Connector;
 use crate::config;
-use crate::support::secret_file;
+use crate::support::tls;
 
 /// Idle connections kept per host. More are opened under load and closed after it.
 const MAX_IDLE_CONNECTIONS: usize = 64;
@@ -29,8 +26,6 @@ const MAX_IDLE_CONNECTIONS: usize = 64;
 const IDLE_CONNECTION: Duration = Duration::from_secs(50);
 /// TCP keep-alive: a response may be silent for minutes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-/// Largest file of certificates: a bundle of all public authorities has 200 kB.
-const MAX_CA_FILE_BYTES: u64 = 4 << 20;
 
 /// Client of the model's API, and of other hosts of the configuration. Follows no redirect. Cheap to clone.
 #[derive(Clone)]
@@ -73,37 +68,13 @@ impl Client {
     }
 }
 
-/// TLS with the authorities of the host, or a copy of the public ones if it has none, and those of the file.
+/// TLS with the authorities of the host and those of the file.
 fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, BrokerError> {
-    let mut roots = RootCertStore::empty();
-    // Single certificates of a host may be unusable; errors are about such or about places that do not exist.
-    let native = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(native.certs);
-    if roots.is_empty() {
-        tracing::debug!("the host has no certificate authorities; the built-in copy is used");
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
+    let mut roots = tls::host_roots();
     if let Some(path) = ca_file {
-        add(&mut roots, path)?;
+        tls::trust(&mut roots, path)?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| BrokerError::Tls(error.into()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// Adds the certificates of a file. Only its owner may write it: a certificate in it opens all traffic.
-fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), BrokerError> {
-    let wrong = |problem: String| BrokerError::CaFile { path: path.to_owned(), problem };
-    let content = secret_file::read_public(path, MAX_CA_FILE_BYTES);
-    let content = content.map_err(|error| wrong(error.to_string()))?;
-    let mut found = false;
-    for certificate in CertificateDer::pem_slice_iter(&content) {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        found = true;
-    }
-    if found { Ok(()) } else { Err(wrong("it holds no certificate in PEM form".to_owned())) }
+    Ok(tls::client(roots)?.with_no_client_auth())
 }
 
 #[cfg(test)]

@@ -14,10 +14,10 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::time::sleep;
 
+use super::Cluster;
 use super::commit::Extent;
 use super::ledger::UserHash;
 use super::route::{Route, Unowned};
-use super::{Cluster, hash_of};
 use crate::model::ids::UserId;
 use crate::support::blocking::blocking_long;
 use crate::workspace::users_dir;
@@ -115,7 +115,7 @@ impl Cluster {
 
     /// Stores a user unless the store has it.
     async fn store_first(&self, user: &UserId) -> Brought {
-        let hash = hash_of(user);
+        let hash = UserHash::of(user);
         let Some(resident) = self.house.resident(hash) else { return Brought::Later };
         // A change that is being stored has it in it.
         drop(resident.files.lock().await);

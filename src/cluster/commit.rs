@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::Cluster;
 use super::house::{House, Resident};
-use super::ledger::{Fence, Head};
+use super::ledger::{Fence, Head, UserHash};
 use super::ownership::CommitEnd;
 use super::replica::chain::Since;
 use super::replica::collect::Scope;
 use super::replica::delta::Kind;
 use super::replica::{ReplicateError, UserState};
-use super::{Cluster, hash_of};
 use crate::config::Replication;
 use crate::error::TurnError;
 use crate::model::ids::UserId;
@@ -54,7 +54,7 @@ impl Cluster {
     /// [`TurnError::Moved`] if the user has another node, [`TurnError::NotReplicated`] if it took too long: what is missing
     /// goes with the next change.
     pub(crate) async fn commit(&self, user: &UserId) -> Result<(), TurnError> {
-        let Some(resident) = self.house.resident(hash_of(user)) else { return Err(TurnError::Moved) };
+        let Some(resident) = self.house.resident(UserHash::of(user)) else { return Err(TurnError::Moved) };
         self.house.commit(&resident, Extent::Turn).await
     }
 
@@ -63,13 +63,13 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::commit`].
     pub(crate) async fn commit_changes(&self, user: &UserId) -> Result<(), TurnError> {
-        let Some(resident) = self.house.resident(hash_of(user)) else { return Err(TurnError::Moved) };
+        let Some(resident) = self.house.resident(UserHash::of(user)) else { return Err(TurnError::Moved) };
         self.house.commit(&resident, Extent::Changes).await
     }
 
     /// As [`Cluster::commit_changes`], in the background. What fails goes with the next change.
     pub(crate) fn commit_changes_later(&self, user: &UserId) {
-        let Some(resident) = self.house.resident(hash_of(user)) else { return };
+        let Some(resident) = self.house.resident(UserHash::of(user)) else { return };
         let house = self.house.clone();
         self.house.tasks.spawn(async move { house.commit(&resident, Extent::Changes).await.ok() });
     }
@@ -206,7 +206,7 @@ impl House {
 
     /// Deletes what a snapshot has replaced, in the background.
     fn clean(&self, resident: &Resident, head: &Head) {
-        let (replica, hash) = (self.replica.clone(), replica_hash(resident));
+        let (replica, hash) = (self.replica.clone(), resident.hash);
         let view = super::replica::chain::HeadView {
             fence: head.fence.0,
             seq: head.seq,
@@ -218,8 +218,4 @@ impl House {
             }
         });
     }
-}
-
-fn replica_hash(resident: &Resident) -> super::replica::key::UserHash {
-    super::replica::key::UserHash::of(&resident.user)
 }

@@ -109,10 +109,9 @@ impl Exporter {
     }
 
     async fn user(&self, user: UserHash, mut head: Head) -> Result<Exported, ExportError> {
-        let hash = super::replica::key::UserHash::from_bytes(*user.as_bytes());
         let mut count = 0;
         loop {
-            let taken = self.replica.take_out(hash, &chain_of(&head)).await;
+            let taken = self.replica.take_out(user, &chain_of(&head)).await;
             let is_lost = match &taken {
                 Ok(taken) => taken.loss.is_some(),
                 Err(TakeOverError::Lost(loss)) => !loss.is_temporary(),

@@ -252,7 +252,7 @@ impl House {
 
     /// Deletes what the store and the ledger have of a user.
     pub(super) async fn delete(self: &Arc<Self>, user: &UserId) -> Result<(), TurnError> {
-        let hash = super::hash_of(user);
+        let hash = UserHash::of(user);
         let Some(resident) = self.resident(hash) else { return Err(TurnError::Moved) };
         // What is left is an empty user, which nothing older can follow.
         self.commit(&resident, Extent::Snapshot).await?;

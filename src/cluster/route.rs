@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::Cluster;
 use super::ledger::{LedgerError, NodeId, UserHash};
 use super::membership::{Claimed, Granted};
 use super::ownership::{Refusal, Want};
-use super::{Cluster, hash_of};
 use crate::model::ids::UserId;
 use crate::telemetry::metrics::ClaimResult;
 
@@ -63,7 +63,7 @@ impl Cluster {
     /// # Errors
     /// [`RouteError`] after `cluster.route_timeout` at the latest.
     pub(crate) async fn route(&self, user: &UserId, unowned: Unowned) -> Result<Route, RouteError> {
-        let hash = hash_of(user);
+        let hash = UserHash::of(user);
         if let Some(node) = self.elsewhere(hash, unowned) {
             return self.address(hash, node).await;
         }

@@ -201,8 +201,19 @@ impl App {
     }
 
     /// Forgets what the memory has of a user.
-    pub(super) async fn forget(&self, user: &UserId) {
+    async fn forget(&self, user: &UserId) {
         self.conversations.forget(user).await;
+        self.forget_others(user).await;
+    }
+
+    /// As [`App::forget`], for a user who goes to another node of a cluster: what waits to be written is written.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn put_away(&self, user: &UserId) {
+        self.conversations.put_away(user).await;
+        self.forget_others(user).await;
+    }
+
+    async fn forget_others(&self, user: &UserId) {
         self.responses.forget(user).await;
         self.identities.forget(user);
         self.history.forget(user);

@@ -64,15 +64,15 @@ impl App {
         timeout_at(until, side.passing.wait()).await.ok();
     }
 
-    /// Has what the server knows of a user go when the user leaves this node.
-    pub(super) fn forget_users_who_leave(self: &Arc<Self>) {
+    /// Has what the server knows of a user written and forgotten when the user leaves this node.
+    pub(super) fn put_away_users_who_leave(self: &Arc<Self>) {
         let Some(hand_over) = self.pilot.hand_over() else { return };
         let app = Arc::downgrade(self);
         hand_over.on_leave(Box::new(move |user| {
             let app = app.clone();
             Box::pin(async move {
                 if let Some(app) = app.upgrade() {
-                    app.forget(&user).await;
+                    app.put_away(&user).await;
                 }
             })
         }));

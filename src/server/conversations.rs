@@ -178,11 +178,23 @@ impl Conversations {
     /// Drops the conversations of a deleted user. Claims that are still held write nothing any more. The file is removed
     /// with the user's other files.
     pub(crate) async fn forget(&self, user: &UserId) {
-        let Some((cache, _)) = self.users.lock_unpoisoned().caches.remove(user) else { return };
-        let Some(cache) = cache.get() else { return };
+        let Some(cache) = self.take(user) else { return };
         cache.is_forgotten.store(true, Ordering::Release);
         // A write that has begun ends first.
         drop(cache.writing.lock().await);
+    }
+
+    /// Writes the conversations of a user who goes to another node of a cluster, and drops them.
+    #[cfg(feature = "cluster")]
+    pub(crate) async fn put_away(&self, user: &UserId) {
+        let Some(cache) = self.take(user) else { return };
+        cache.write().await;
+        cache.is_forgotten.store(true, Ordering::Release);
+    }
+
+    fn take(&self, user: &UserId) -> Option<Arc<UserCache>> {
+        let (cache, _) = self.users.lock_unpoisoned().caches.remove(user)?;
+        cache.get().cloned()
     }
 
     /// Worker that deletes evicted conversations, one at a time.

@@ -28,13 +28,13 @@ use crate::workspace::{UserFiles, user_digest, user_of_digest};
 /// Interval of looking whether the sessions of a user have left memory.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Removes what the server has of a user in memory.
-pub(crate) type Forget = Box<dyn Fn(UserId) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// Writes what the server has of a user in memory, and forgets it.
+pub(crate) type PutAway = Box<dyn Fn(UserId) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// See the module.
 pub(crate) struct HandOver {
     sessions: Arc<Sessions>,
-    forget: OnceLock<Forget>,
+    put_away: OnceLock<PutAway>,
 }
 
 impl std::fmt::Debug for HandOver {
@@ -45,15 +45,22 @@ impl std::fmt::Debug for HandOver {
 
 impl Residents for HandOver {
     fn rest<'a>(&'a self, user: &'a UserId) -> Later<'a, bool> {
-        Box::pin(async move { self.put_to_rest(user).await.is_some() })
+        Box::pin(async move {
+            let is_at_rest = self.put_to_rest(user).await.is_some();
+            self.put_away(user).await;
+            is_at_rest
+        })
     }
 
     fn end<'a>(&'a self, user: &'a UserId) -> Later<'a, ()> {
-        Box::pin(self.end_at_once(user))
+        Box::pin(async move {
+            self.end_at_once(user).await;
+            self.put_away(user).await;
+        })
     }
 
     fn forget<'a>(&'a self, user: &'a UserId) -> Later<'a, ()> {
-        Box::pin(self.forget_all(user))
+        Box::pin(self.remove_files(user))
     }
 
     fn named<'a>(&'a self, digest: &'a str) -> Later<'a, Option<UserId>> {
@@ -68,12 +75,12 @@ impl Residents for HandOver {
 
 impl HandOver {
     pub(super) fn new(sessions: Arc<Sessions>) -> Self {
-        Self { sessions, forget: OnceLock::new() }
+        Self { sessions, put_away: OnceLock::new() }
     }
 
-    /// Sets what else is forgotten of each user who leaves.
-    pub(crate) fn on_leave(&self, forget: Forget) {
-        self.forget.set(forget).ok();
+    /// Sets what else is done for each user who leaves.
+    pub(crate) fn on_leave(&self, put_away: PutAway) {
+        self.put_away.set(put_away).ok();
     }
 
     /// Ends the children of a user without a running turn, and takes the sessions out of memory. `None`: they did not end.
@@ -117,15 +124,19 @@ impl HandOver {
         }
     }
 
-    /// Removes what is left of a user, in memory and on this node's disk.
-    async fn forget_all(&self, user: &UserId) {
-        if let Some(forget) = self.forget.get() {
-            forget(user.clone()).await;
+    /// What memory has of a user would be older than the files with which the user comes back.
+    async fn put_away(&self, user: &UserId) {
+        if let Some(put_away) = self.put_away.get() {
+            put_away(user.clone()).await;
         }
+        if let Err(error) = self.sessions.env.spend.put_away(user).await {
+            tracing::warn!(%error, "the last costs of a user who leaves are not counted elsewhere");
+        }
+    }
+
+    async fn remove_files(&self, user: &UserId) {
         let files = UserFiles::of(&self.sessions.env.config.data_dir, user);
-        let forgotten = self.sessions.env.spend.forget(user).await;
-        let removed = blocking(move || files.delete_all()).await;
-        if let Err(error) = forgotten.and(removed.map(drop)) {
+        if let Err(error) = blocking(move || files.delete_all()).await {
             // They are replaced when the user comes back.
             tracing::warn!(%error, "files of a user who has left are still here");
         }

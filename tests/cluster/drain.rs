@@ -107,16 +107,11 @@ async fn drained_node_takes_users_again() {
     let sites = cluster.sites();
     assert!(asker.ask(&sites[0], "first-word").await.is_good());
     let owner = cluster.owner(0, "alice").await;
-    let post = async |node: usize, verb: &str| {
-        let url = format!("{}/v1/cluster/{verb}", sites[node]);
-        let answer = reqwest::Client::new().post(url).send().await.unwrap();
-        assert_eq!(answer.status(), 200, "{verb}: {}", answer.text().await.unwrap());
-    };
-    post(owner, "drain").await;
+    cluster.post(owner, "drain").await;
     assert!(asker.ask(&sites[owner], "[[recall]]").await.text().contains("first-word"));
     assert_eq!(cluster.owner(owner, "alice").await, 1 - owner, "the other node has the user");
-    post(owner, "resume").await;
-    post(1 - owner, "drain").await;
+    cluster.post(owner, "resume").await;
+    cluster.post(1 - owner, "drain").await;
     assert!(asker.ask(&sites[owner], "[[recall]]").await.text().contains("first-word"));
     assert_eq!(cluster.owner(1 - owner, "alice").await, owner, "the user is back");
     history::check(&cluster).await;

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::common::client::Client;
 use crate::common::place::Place;
 use crate::common::process::Process;
+use crate::common::program::Answer;
 use crate::common::server::{Server, program};
 use crate::etcd::{Etcd, free_port};
 use crate::network::Network;
@@ -159,6 +160,13 @@ impl Nodes {
     pub async fn owner(&self, asked: usize, user: &str) -> usize {
         let name = self.nodes[asked].owner(user).await;
         self.nodes.iter().position(|node| node.name == name).expect("a node of this cluster")
+    }
+
+    /// `drain` or `resume` of an operator at a node.
+    pub async fn post(&self, node: usize, verb: &str) {
+        let url = format!("{}/v1/cluster/{verb}", self.sites()[node]);
+        let answer = Answer::of(reqwest::Client::new().post(url)).await;
+        assert_eq!(answer.status, 200, "{verb}: {answer:?}");
     }
 }
 

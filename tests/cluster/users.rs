@@ -6,7 +6,7 @@ use crate::asker::Asker;
 use crate::common::program::{Answer, holding};
 use crate::common::{SOON, eventually_some};
 use crate::history;
-use crate::nodes::{Nodes, SIM};
+use crate::nodes::{LONG_LEASE, Nodes, SIM};
 
 /// Deleted through a node that never had the user: nothing is left on any node, nor in the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,4 +87,57 @@ async fn asynchronous_turn_is_asked_for_at_any_node() {
         let sessions: Vec<&Value> = list["sessions"].as_array().expect("sessions").iter().collect();
         assert_eq!(sessions.len(), 5, "{list}");
     }
+}
+
+/// Turns of a user, as the owner counts them.
+async fn turns(cluster: &Nodes, user: &str) -> u64 {
+    let request = reqwest::Client::new().get(format!("{}/v1/usage", cluster.sites()[0]));
+    let usage = Answer::of(request.header("x-pilotlight-user", user)).await.json();
+    let days = usage["days"].as_array().expect("days");
+    days.iter().map(|day| day["turns"].as_u64().expect("a number")).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn user_who_returns_has_turns_of_both_nodes() {
+    let Some(cluster) = Nodes::start(2, &format!("{SIM}{LONG_LEASE}")).await else { return };
+    let (alice, sites) = (Asker::new("alice", "default"), cluster.sites());
+    for word in ["first-word", "second-word"] {
+        assert!(alice.ask(&sites[0], word).await.is_good());
+    }
+    let first = cluster.owner(0, "alice").await;
+    cluster.post(first, "drain").await;
+    assert!(alice.ask(&sites[first], "third-word").await.is_good());
+    assert_eq!(cluster.owner(first, "alice").await, 1 - first);
+    assert_eq!(turns(&cluster, "alice").await, 3);
+    cluster.post(first, "resume").await;
+    cluster.post(1 - first, "drain").await;
+    assert!(alice.ask(&sites[first], "fourth-word").await.is_good());
+    assert_eq!(cluster.owner(first, "alice").await, first);
+    assert_eq!(turns(&cluster, "alice").await, 4);
+    history::check(&cluster).await;
+}
+
+/// The node that lost the user knew of one turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn user_who_was_lost_returns_with_all_turns() {
+    let Some(cluster) = Nodes::start(2, SIM).await else { return };
+    let (alice, sites) = (Asker::new("alice", "default"), cluster.sites());
+    assert!(alice.ask(&sites[0], "first-word").await.is_good());
+    let first = cluster.owner(0, "alice").await;
+    let second = 1 - first;
+    cluster.nodes[first].pause();
+    eventually_some("the other node has the user", SOON, async || {
+        alice.ask(&sites[second], "second-word").await.is_good().then_some(())
+    })
+    .await;
+    assert!(alice.ask(&sites[second], "third-word").await.is_good());
+    cluster.nodes[first].resume();
+    // The first turn may have been spent in the last second before the node stood still.
+    let counted = turns(&cluster, "alice").await;
+    assert!(counted >= 2, "{counted}");
+    cluster.post(second, "drain").await;
+    assert!(alice.ask(&sites[second], "fourth-word").await.is_good());
+    assert_eq!(cluster.owner(second, "alice").await, first);
+    assert_eq!(turns(&cluster, "alice").await, counted + 1);
+    history::check(&cluster).await;
 }

@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::error::LedgerError;
 use super::kv::{LeaseId, Page, Revision, Txn, TxnReply};
 use super::{Answer, Ledger, Watch};
+use crate::support::tls::TlsError;
 use auth::Tokens;
 use endpoints::Endpoints;
 use status::Failure;
@@ -115,12 +116,8 @@ pub(crate) enum SettingsError {
     /// No endpoint at all, or too many.
     #[error("{0} endpoints; 1 to {max} are possible", max = endpoints::MAX_ENDPOINTS)]
     Count(usize),
-    /// A file for TLS.
-    #[error("cannot use {path}: {problem}")]
-    File { path: PathBuf, problem: String },
-    /// The settings of TLS itself.
     #[error("cannot set up TLS: {0}")]
-    Tls(String),
+    Tls(#[from] TlsError),
 }
 
 /// A client of etcd. Cheap to clone.

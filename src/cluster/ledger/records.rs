@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::kv::Revision;
+use crate::model::ids::UserId;
+use crate::workspace::user_digest;
 
 /// The format that this version writes, and the highest that it reads.
 const FORMAT: u32 = 1;
@@ -77,6 +79,12 @@ impl fmt::Display for NodeId {
 pub(crate) struct UserHash([u8; 16]);
 
 impl UserHash {
+    /// The digest that names the user's files as well.
+    pub(crate) fn of(user: &UserId) -> Self {
+        // It always has 32 digits.
+        user_digest(user).parse().unwrap_or(Self([0; 16]))
+    }
+
     pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }

@@ -204,7 +204,7 @@ mod tests {
         /// Whatever head a cleaning node knows, what the present head names stays.
         #[test]
         fn cleaning_never_takes_from_the_head(steps in proptest::collection::vec(step(), 1..60)) {
-            let key = |id| Key { user: UserHash([0; 16]), id, part: None };
+            let key = |id| Key { user: UserHash::from_bytes([0; 16]), id, part: None };
             let (mut fence, mut objects) = (1, std::collections::HashSet::new());
             let mut heads = vec![HeadView { fence, seq: 0, chain: Chain::default() }];
             for step in steps {

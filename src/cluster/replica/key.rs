@@ -6,45 +6,13 @@
 use std::fmt;
 
 use super::delta::Digest;
-use crate::model::ids::UserId;
+pub(crate) use crate::cluster::ledger::UserHash;
 use crate::support::hex;
-use crate::workspace::user_digest;
 
 /// First directory of all names.
 pub(crate) const ROOT: &str = "s";
 /// Digits of the largest number.
 const NUMBER_DIGITS: usize = 20;
-
-/// A user in names of objects and in the ledger: [`user_digest`], 32 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct UserHash(pub(super) [u8; 16]);
-
-impl UserHash {
-    pub(crate) fn of(user: &UserId) -> Self {
-        // The digest always has 32 digits.
-        Self::parse(&user_digest(user)).unwrap_or(Self([0; 16]))
-    }
-
-    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        parse_lower(text).map(Self)
-    }
-}
-
-impl fmt::Display for UserHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(&self.0))
-    }
-}
-
-impl fmt::Debug for UserHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "UserHash({self})")
-    }
-}
 
 /// An object of a user: which ownership wrote it, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,7 +40,7 @@ impl Key {
             None => (rest, None),
         };
         let id = ObjectId { fence: number(fence)?, seq: number(seq)? };
-        let key = Self { user: UserHash::parse(user)?, id, part };
+        let key = Self { user: user.parse().ok()?, id, part };
         (root == ROOT && names.next().is_none()).then_some(key)
     }
 }
@@ -98,6 +66,7 @@ pub(super) fn parse_lower<const N: usize>(text: &str) -> Option<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use crate::model::ids::UserId;
     use proptest::prelude::*;
 
     use super::*;
@@ -134,7 +103,7 @@ mod tests {
         fn key_round_trips_and_sorts(
             user: [u8; 16], fence: u64, seqs: (u64, u64), part: Option<[u8; 32]>
         ) {
-            let key = |seq| Key { user: UserHash(user), id: ObjectId { fence, seq }, part };
+            let key = |seq| Key { user: UserHash::from_bytes(user), id: ObjectId { fence, seq }, part };
             let (one, other) = (key(seqs.0), key(seqs.1));
             prop_assert_eq!(Key::parse(&one.to_string()), Some(one));
             let by_name = one.to_string().cmp(&other.to_string());

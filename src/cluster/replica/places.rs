@@ -54,7 +54,7 @@ impl UserPlaces {
     /// The places of the user with this long digest.
     pub(crate) fn of_digest(data_dir: &Path, digest: &str) -> Option<Self> {
         let is_long = digest.len() == 64;
-        let hash = UserHash::parse(digest.get(..32)?).filter(|_| is_long)?;
+        let hash = digest.get(..32)?.parse().ok().filter(|_| is_long)?;
         let list = user_of_digest(data_dir, digest)?;
         Some(Self { data_dir: data_dir.to_owned(), hash, long: digest.to_owned(), list })
     }

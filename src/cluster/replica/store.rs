@@ -238,8 +238,7 @@ impl Store {
                 let listed = store.objects.list_with_delimiter(Some(&prefix)).await;
                 let listed = listed.map_err(|error| StoreError::of(&error))?.common_prefixes;
                 let is_all = listed.len() <= LISTED_USERS;
-                let users =
-                    listed.iter().take(LISTED_USERS).filter_map(|path| UserHash::parse(path.filename()?));
+                let users = listed.iter().take(LISTED_USERS).filter_map(|path| path.filename()?.parse().ok());
                 Ok((users.collect(), is_all))
             }
         })

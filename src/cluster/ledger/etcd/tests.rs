@@ -316,7 +316,7 @@ async fn tls_needs_the_authority_and_a_certificate() {
     let mut settings = cluster.settings();
     let (certificate, _) = settings.tls.client.clone().unwrap();
     settings.tls.client = Some((certificate.clone(), certificate));
-    assert!(matches!(Etcd::new(settings), Err(SettingsError::File { .. })));
+    assert!(matches!(Etcd::new(settings), Err(SettingsError::Tls(TlsError::File { .. }))));
 }
 
 #[tokio::test]

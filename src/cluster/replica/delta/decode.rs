@@ -136,7 +136,7 @@ impl<'a> Reader<'a> {
             [3, 0] => Kind::Part,
             _ => return None,
         };
-        let user = UserHash(self.array()?);
+        let user = UserHash::from_bytes(self.array()?);
         let id = ObjectId { fence: self.u64()?, seq: self.u64()? };
         let count = usize::try_from(self.u32()?).ok()?;
         if count > MAX_PARTS || (kind == Kind::Part && count > 0) {

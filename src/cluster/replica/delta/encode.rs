@@ -114,7 +114,7 @@ impl Writer {
         head.extend(MAGIC);
         head.extend(FORMAT.to_le_bytes());
         head.extend([header.kind as u8, 0]);
-        head.extend(header.user.0);
+        head.extend(header.user.as_bytes());
         head.extend(header.id.fence.to_le_bytes());
         head.extend(header.id.seq.to_le_bytes());
         head.extend(u32::try_from(header.parts.len()).unwrap_or(u32::MAX).to_le_bytes());

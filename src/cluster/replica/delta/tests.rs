@@ -14,7 +14,7 @@ fn whole(encoded: &Encoded) -> Bytes {
 }
 
 fn header(kind: Kind, parts: Vec<Digest>) -> Header {
-    Header { kind, user: UserHash([7; 16]), id: ObjectId { fence: 3, seq: 9 }, parts }
+    Header { kind, user: UserHash::from_bytes([7; 16]), id: ObjectId { fence: 3, seq: 9 }, parts }
 }
 
 fn object(entries: &[Entry<'_>]) -> Bytes {
@@ -88,7 +88,7 @@ proptest! {
         let entries: Vec<_> = changes.iter().map(Owned::entry).collect();
         entries.iter().for_each(|entry| writer.push(entry));
         let id = ObjectId { fence, seq };
-        let header = Header { kind: Kind::Snapshot, user: UserHash(user), id, parts };
+        let header = Header { kind: Kind::Snapshot, user: UserHash::from_bytes(user), id, parts };
         let encoded = writer.finish(&header);
         let bytes = whole(&encoded);
         prop_assert_eq!(bytes.len(), encoded.len());

@@ -5,7 +5,6 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,11 +19,10 @@ use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
     HttpResponseBody, HttpService,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use super::error::OpenError;
+use crate::support::tls::{self, TlsError};
 
 /// Time to connect.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -32,8 +30,6 @@ const CONNECT: Duration = Duration::from_secs(3);
 const MAX_IDLE_CONNECTIONS: usize = 16;
 /// Time an idle connection is kept: stores close theirs after some 20 seconds.
 const IDLE_CONNECTION: Duration = Duration::from_secs(10);
-/// Largest file of certificates.
-const MAX_CA_FILE_BYTES: u64 = 4 << 20;
 
 /// Makes clients. All of them share their connections.
 #[derive(Clone)]
@@ -52,7 +48,7 @@ impl Connector {
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT));
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(ca_file)?)
+            .with_tls_config(tls(ca_file).map_err(|error| OpenError::Config(error.to_string()))?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
@@ -101,26 +97,11 @@ pub(super) fn may_go_to(address: &Uri) -> bool {
     address.scheme() == Some(&Scheme::HTTPS) || (address.scheme() == Some(&Scheme::HTTP) && is_near)
 }
 
-/// TLS with the authorities of the host, or a copy of the public ones if it has none, and those of the file.
-fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, OpenError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
+/// TLS with the authorities of the host and those of the file.
+fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    let mut roots = tls::host_roots();
     if let Some(path) = ca_file {
-        let wrong =
-            |problem: &str| OpenError::Directory { path: path.to_owned(), problem: problem.to_owned() };
-        let content = crate::workspace::read_own(path, MAX_CA_FILE_BYTES);
-        let content = content.map_err(|error| wrong(&error.to_string()))?;
-        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
-        let found = found.map_err(|_| wrong("not a file of certificates"))?;
-        if roots.add_parsable_certificates(found).0 == 0 {
-            return Err(wrong("no certificate is in it"));
-        }
+        tls::trust(&mut roots, path)?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| OpenError::Config(format!("TLS: {error}")))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(tls::client(roots)?.with_no_client_auth())
 }

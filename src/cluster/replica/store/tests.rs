@@ -270,7 +270,7 @@ pub(in crate::cluster::replica) fn open(config: &StoreConfig) -> Store {
 }
 
 fn user(number: u8) -> UserHash {
-    UserHash([number; 16])
+    UserHash::from_bytes([number; 16])
 }
 
 fn key(number: u8, seq: u64) -> Key {

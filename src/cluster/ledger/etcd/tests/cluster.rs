@@ -212,6 +212,8 @@ fn certificates(home: &Path) {
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &issuer).unwrap();
         std::fs::write(home.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(home.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        let file = home.join(format!("{name}.key"));
+        std::fs::write(&file, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
 }
