@@ -164,14 +164,16 @@ impl Server {
         let app = app.in_cluster(cluster);
         let app = Arc::new(app);
         let overloaded = router::overloaded(exporter.metrics.clone());
-        let accept = |listener, router: &CurrentRouter, most| {
-            let handler = ConnectionHandler {
-                router: router.clone(),
-                overloaded: overloaded.clone(),
-                header_timeout: limits.header_timeout,
-                write_timeout: limits.write_timeout,
-                closing: closing.clone(),
-            };
+        let handler = |router: &CurrentRouter| ConnectionHandler {
+            router: router.clone(),
+            overloaded: overloaded.clone(),
+            header_timeout: limits.header_timeout,
+            write_timeout: limits.write_timeout,
+            closing: closing.clone(),
+            #[cfg(feature = "cluster")]
+            tls: None,
+        };
+        let accept = |listener, handler, most| {
             tasks.spawn(Acceptor { listener, handler, most, tasks: tasks.clone() }.run());
         };
         let default_user = limits.default_user.as_ref().and_then(|user| UserId::new(user).ok());
@@ -185,8 +187,10 @@ impl Server {
         };
         #[cfg(feature = "cluster")]
         if let Some((listener, peers)) = peers {
+            let tls = peers.tls.acceptor();
             let policy = AuthPolicy { keys: None, peers: Some(peers), ..policy.clone() };
-            accept(listener.0, &CurrentRouter::new(router::peers(app.clone(), policy)), most);
+            let router = CurrentRouter::new(router::peers(app.clone(), policy));
+            accept(listener.0, ConnectionHandler { tls, ..handler(&router) }, most);
             app.put_away_users_who_leave();
         }
         let attaching = Attaching {
@@ -196,7 +200,7 @@ impl Server {
             tasks: tasks.clone(),
         };
         let public_router = CurrentRouter::new(router::public(app.clone(), policy.clone()));
-        accept(public.0, &public_router, most);
+        accept(public.0, handler(&public_router), most);
         let reloading =
             Reloading { policy, router: public_router, one_at_a_time: tokio::sync::Mutex::default() };
         if let Some(socket) = socket_of(app.pilot.config()) {
@@ -210,7 +214,8 @@ impl Server {
             #[cfg(feature = "cluster")]
             peers: None,
         };
-        accept(operator.0, &CurrentRouter::new(router::admin(app.clone(), policy)), ADMIN_CONNECTIONS);
+        let router = CurrentRouter::new(router::admin(app.clone(), policy));
+        accept(operator.0, handler(&router), ADMIN_CONNECTIONS);
         if let Some(keys) = keys.clone() {
             app.reloads.follow(keys.clone());
             tasks.spawn(closing.clone().or(auth::watch(keys)));
@@ -336,19 +341,17 @@ fn warn_of_writable_cli(config: &Config) -> impl Future<Output = ()> + Send + us
     }
 }
 
-/// The secret of the cluster.
+/// What this node trusts others by.
 #[cfg(feature = "cluster")]
 async fn peers(config: &Config) -> Result<Arc<Peers>, ServeError> {
-    // Validated.
-    let path = config.cluster.secret_file.clone().unwrap_or_default();
-    let read = tokio::task::spawn_blocking(move || Peers::open(&path)).await;
-    let key = "cluster.secret_file".to_owned();
-    let problem = match read {
+    let cluster = config.cluster.clone();
+    let read = tokio::task::spawn_blocking(move || Peers::open(&cluster)).await;
+    let (key, problem) = match read {
         Ok(Ok(peers)) => return Ok(Arc::new(peers)),
-        Ok(Err(error)) => error.to_string(),
-        Err(error) => error.to_string(),
+        Ok(Err(error)) => (error.key(), error.to_string()),
+        Err(error) => ("cluster", error.to_string()),
     };
-    Err(ConfigError::Key { key, problem }.into())
+    Err(ConfigError::Key { key: key.to_owned(), problem }.into())
 }
 
 fn is_local(address: SocketAddr) -> bool {

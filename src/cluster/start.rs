@@ -118,10 +118,9 @@ pub(super) async fn etcd(cluster: &config::Cluster) -> Result<Etcd, StartError> 
         (Some(user), Some(path)) => Some(Credentials { user: user.clone(), password: password(path).await? }),
         _ => None,
     };
-    let identity = cluster.etcd_identity_file.clone();
     let settings = EtcdSettings {
         credentials,
-        tls: TlsFiles { ca: cluster.etcd_ca_file.clone(), client: identity.map(|file| (file.clone(), file)) },
+        tls: TlsFiles { ca: cluster.etcd_ca_file.clone(), client: cluster.etcd_identity_file.clone() },
         ..EtcdSettings::new(cluster.etcd.clone(), cluster.lease)
     };
     Etcd::new(settings).map_err(|error| StartError::Cluster(error.into()))

@@ -1,6 +1,6 @@
 //! Section `cluster`: several nodes that share users.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -23,6 +23,11 @@ section! {
         pub address: Option<String> = None,
         /// File with the secret that all nodes share: at least 32 bytes, which only its owner may read. Must be set in a cluster.
         pub secret_file: Option<PathBuf> = None,
+        /// File with the certificate and the private key of this node in PEM, for TLS with the other nodes. Default none: requests
+        /// between nodes are signed and not encrypted. The same for all nodes: with or without TLS.
+        pub tls_identity_file: Option<PathBuf> = None,
+        /// File with the certificates that those of all nodes are signed by, in PEM. Must be set with `cluster.tls_identity_file`.
+        pub tls_ca_file: Option<PathBuf> = None,
         /// Where users' data goes: `file:///DIRECTORY` of a shared file system, or `s3://BUCKET/PREFIX`. Must be set in a cluster.
         pub store: String = String::new(),
         /// When the end of a turn is sent to its caller. Default `turn`.
@@ -75,6 +80,18 @@ impl Cluster {
     pub fn is_on(&self) -> bool {
         !self.etcd.is_empty()
     }
+
+    /// Where the store is a directory.
+    pub(crate) fn store_directory(&self) -> Option<&Path> {
+        self.store.strip_prefix("file://").map(Path::new)
+    }
+
+    /// What no child may read: files with secrets, and the files of all users.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &Path> {
+        let files =
+            [&self.secret_file, &self.tls_identity_file, &self.etcd_password_file, &self.etcd_identity_file];
+        files.into_iter().flatten().map(PathBuf::as_path).chain(self.store_directory())
+    }
 }
 
 /// Longest name of a node, and longest prefix.
@@ -113,6 +130,12 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     }
     if cluster.secret_file.is_none() {
         return Err(invalid("cluster.secret_file", "must be set: without it no node trusts another"));
+    }
+    if cluster.tls_identity_file.is_some() != cluster.tls_ca_file.is_some() {
+        return Err(invalid(
+            "cluster.tls_identity_file",
+            "needs cluster.tls_ca_file, and the other way around",
+        ));
     }
     if !["file:///", "s3://"].iter().any(|scheme| cluster.store.starts_with(scheme)) {
         return Err(invalid("cluster.store", "must be file:///DIRECTORY or s3://BUCKET/PREFIX"));

@@ -205,6 +205,8 @@ const CLUSTER_KEYS: &[Key] = keys! {
     start cluster.prefix;
     start cluster.etcd_user;
     start cluster.etcd_password_file;
+    start cluster.tls_identity_file;
+    start cluster.tls_ca_file;
     start cluster.etcd_ca_file;
     start cluster.etcd_identity_file;
     start cluster.credentials;

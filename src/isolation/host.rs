@@ -70,6 +70,12 @@ pub(crate) fn check_mounts(config: &Config, data_dir: &Path) -> Result<(), Confi
             Ok(path) if data_dir.starts_with(&path) => {
                 "must not contain data_dir, which has the files of all users".to_owned()
             }
+            #[cfg(feature = "cluster")]
+            Ok(path)
+                if config.cluster.store_directory().is_some_and(|store| real(store).starts_with(&path)) =>
+            {
+                "must not contain cluster.store, which has the files of all users".to_owned()
+            }
             Ok(path) if mount.write && path != mount.path => {
                 format!("must have no symbolic link, because tools may write to it: use `{}`", path.display())
             }
@@ -78,6 +84,11 @@ pub(crate) fn check_mounts(config: &Config, data_dir: &Path) -> Result<(), Confi
         return Err(ConfigError::Key { key: format!("isolation.mounts[{number}].path"), problem });
     }
     Ok(())
+}
+
+#[cfg(feature = "cluster")]
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// The directory of the system in which the data directory lies, if it does: every child would see it.
@@ -142,12 +153,15 @@ fn own_directories(config: &Config) -> Vec<PathBuf> {
 
 /// The server's own files. Mounts never contain the data directory.
 fn own_secrets(config: &Config, data_dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<&Path> =
+        [&config.source.0, &config.cli.user_env_file].into_iter().flatten().map(PathBuf::as_path).collect();
     #[cfg(feature = "server")]
-    let of_server = [config.auth.keys_file.as_ref(), config.audit.file.as_ref()];
-    #[cfg(not(feature = "server"))]
-    let of_server = [];
-    let files = [config.source.0.as_ref(), config.cli.user_env_file.as_ref()];
-    let files = files.into_iter().chain(of_server).flatten();
+    files.extend([&config.auth.keys_file, &config.audit.file].into_iter().flatten().map(PathBuf::as_path));
+    #[cfg(feature = "server")]
+    files.extend(config.webhooks.endpoints.values().map(|endpoint| endpoint.secret_file.as_path()));
+    #[cfg(feature = "cluster")]
+    files.extend(config.cluster.secrets());
+    let files = files.into_iter();
     // A link and what it leads to: a child would read it by either name.
     let names = files.flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()]);
     let mut hidden: Vec<_> = names.flatten().collect();
@@ -195,6 +209,33 @@ mod tests {
         assert_eq!(host.hidden, [root.join("data"), link, file]);
         assert!(host.mounts.iter().all(|mount| !mount.write && mount.path.exists()));
         assert!(host.mounts.contains(&Mount::read("/usr")));
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn secrets_of_a_node_are_hidden() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let files = ["secret", "node.pem", "password", "etcd.pem", "webhook", "keys", "audit"]
+            .map(|name| root.join(name));
+        files.iter().for_each(|file| fs::write(file, "").unwrap());
+        fs::create_dir(root.join("store")).unwrap();
+        let [secret, node, password, etcd, webhook, keys, audit] = files.clone();
+        let mut config = Config::new("/nowhere");
+        let cluster = &mut config.cluster;
+        (cluster.secret_file, cluster.tls_identity_file) = (Some(secret), Some(node));
+        (cluster.etcd_password_file, cluster.etcd_identity_file) = (Some(password), Some(etcd));
+        cluster.store = format!("file://{}", root.join("store").display());
+        (config.auth.keys_file, config.audit.file) = (Some(keys), Some(audit));
+        let endpoint = serde_json::json!({ "url": "https://example.org", "secret_file": webhook });
+        config.webhooks.endpoints.insert("a".to_owned(), serde_json::from_value(endpoint).unwrap());
+        let hidden = look(&config, Path::new("/nowhere"), false).hidden;
+        for path in files.iter().chain([&root.join("store")]) {
+            assert!(hidden.contains(path), "{}", path.display());
+        }
+        config.isolation.mounts.push(IsolationMount::new(&root));
+        let error = check_mounts(&config, Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("isolation.mounts[0].path") && error.contains("cluster.store"), "{error}");
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //! ([`peer`]). A request that came from another node is never sent on: one hop at most.
 
 mod answer;
+mod content;
 mod forward;
 mod lost;
 mod merge;
 mod peer;
+mod tls;
 
 use std::sync::Arc;
 
@@ -45,11 +47,10 @@ pub(super) struct ClusterSide {
 
 impl ClusterSide {
     pub(super) fn new(cluster: Arc<Cluster>, peers: Arc<Peers>) -> Self {
-        Self { cluster, peers, forwarder: Forwarder::new(), passing: TaskTracker::new() }
+        let forwarder = Forwarder::new(&peers.tls);
+        Self { cluster, peers, forwarder, passing: TaskTracker::new() }
     }
-}
 
-impl ClusterSide {
     /// Why this node takes no requests of new users.
     pub(super) fn problem(&self) -> Option<String> {
         self.cluster.problem()

@@ -1,11 +1,16 @@
-//! TLS of this program's clients: whom they trust, and what files of certificates and keys must be like. Blocking.
+//! TLS of this program's clients, and of the listener for other nodes: whom they trust, and what files of certificates and keys
+//! must be like. Blocking.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WantsClientCert;
 use rustls::pki_types::CertificateDer;
+#[cfg(feature = "cluster")]
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
+#[cfg(feature = "cluster")]
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use super::secret_file::{self, InsecureFile};
@@ -60,19 +65,45 @@ pub(crate) fn client(roots: RootCertStore) -> Result<ConfigBuilder<ClientConfig,
     Ok(builder.with_root_certificates(roots))
 }
 
-/// A client that shows the certificate of a file, whose key is in another one or in the same. Only its owner may read the key.
+/// A certificate with those that lead to its authority, and its key.
 #[cfg(feature = "cluster")]
-pub(crate) fn identify(
-    builder: ConfigBuilder<ClientConfig, WantsClientCert>,
-    certificate: &Path,
-    key: &Path,
-) -> Result<ClientConfig, TlsError> {
-    let chain = certificates(certificate, secret_file::read_public(certificate, MAX_FILE_BYTES))?;
-    let (content, _) = secret_file::read(key, MAX_FILE_BYTES).map_err(|error| wrong(key, error))?;
-    // The cause may repeat parts of the file.
-    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&content)
-        .map_err(|_| wrong(key, "it holds no private key in PEM form"))?;
-    builder.with_client_auth_cert(chain, key).map_err(|error| wrong(certificate, error))
+pub(crate) struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+#[cfg(feature = "cluster")]
+impl Identity {
+    /// Reads one from a file with both. Only its owner may read it.
+    pub(crate) fn read(path: &Path) -> Result<Self, TlsError> {
+        let (content, _) = secret_file::read(path, MAX_FILE_BYTES).map_err(|error| wrong(path, error))?;
+        // The cause may repeat parts of the file.
+        let key = PrivateKeyDer::from_pem_slice(&content)
+            .map_err(|_| wrong(path, "it holds no private key in PEM form"))?;
+        Ok(Self { chain: certificates(path, Ok(content))?, key })
+    }
+
+    /// A client that shows it.
+    pub(crate) fn client(self, roots: RootCertStore) -> Result<ClientConfig, TlsError> {
+        Ok(client(roots)?.with_client_auth_cert(self.chain, self.key)?)
+    }
+
+    /// A server that shows it, for clients with certificates of these authorities alone.
+    pub(crate) fn server(self, clients: RootCertStore) -> Result<ServerConfig, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(clients), provider.clone())
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        Ok(builder.with_client_cert_verifier(clients).with_single_cert(self.chain, self.key)?)
+    }
+}
+
+#[cfg(feature = "cluster")]
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+    }
 }
 
 fn wrong(path: &Path, problem: impl std::fmt::Display) -> TlsError {
@@ -108,7 +139,7 @@ mod tests {
         fs::write(&file, key.cert.pem() + &key.signing_key.serialize_pem()).unwrap();
         let identified = |mode| {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-            identify(client(host_roots()).unwrap(), &file, &file).map(drop).map_err(|error| error.to_string())
+            Identity::read(&file).map(drop).map_err(|error| error.to_string())
         };
         assert_eq!(identified(0o600), Ok(()));
         let refused = identified(0o644).unwrap_err();

@@ -33,6 +33,7 @@ mod network;
 mod nodes;
 mod observer;
 mod partition;
+mod peers;
 mod real;
 mod routing;
 mod store_gone;

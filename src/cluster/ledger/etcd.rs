@@ -103,8 +103,8 @@ impl fmt::Debug for Credentials {
 pub(crate) struct TlsFiles {
     /// The authorities to trust; those of the host without it.
     pub(crate) ca: Option<PathBuf>,
-    /// The certificate of this client and its key.
-    pub(crate) client: Option<(PathBuf, PathBuf)>,
+    /// The certificate of this client with its key.
+    pub(crate) client: Option<PathBuf>,
 }
 
 /// Why a client of etcd cannot be created.

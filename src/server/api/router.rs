@@ -183,7 +183,7 @@ async fn handle_request(
     let form = error_form(request.uri().path(), request.headers());
     let (mut key, mut is_admitted, mut revoked, mut entry) = (None, false, None, None);
     let is_turn_stream = path.as_deref().is_none_or(|path| !SESSION_EVENTS.contains(&path));
-    let (admitted, quota) = admit(&app, &policy, &request);
+    let (admitted, quota) = admit(&app, &policy, &mut request);
     let response = match admitted {
         Ok(caller) => {
             is_admitted = true;
@@ -292,11 +292,11 @@ pub(crate) fn error_form(path: &str, headers: &HeaderMap) -> ErrorForm {
 fn admit(
     app: &App,
     policy: &AuthPolicy,
-    request: &Request,
+    request: &mut Request,
 ) -> (Result<Option<Caller>, ApiError>, Option<RequestQuota>) {
     #[cfg(feature = "cluster")]
     if let Some(peers) = &policy.peers {
-        return (peers.admit(request.method(), request.uri(), request.headers()).map(Some), None);
+        return (peers.admit_whole(request).map(Some), None);
     }
     match policy.admit(request.uri(), request.headers()) {
         Ok(Some(caller)) if policy.counts(request.uri()) => match app.rate_limits.count(&caller) {

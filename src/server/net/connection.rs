@@ -3,7 +3,7 @@
 //! Beyond the maximum, the connection idle longest is evicted. A new one is refused only while all are in use.
 
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,9 +14,14 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+#[cfg(feature = "cluster")]
+use tokio::time::timeout;
+#[cfg(feature = "cluster")]
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -91,6 +96,9 @@ pub(crate) struct ConnectionHandler {
     /// Maximum time without progress of a write. Such a client is gone, whatever its TCP stack reports.
     pub(crate) write_timeout: Duration,
     pub(crate) closing: Closing,
+    /// For a listener that speaks TLS.
+    #[cfg(feature = "cluster")]
+    pub(crate) tls: Option<TlsAcceptor>,
 }
 
 impl Acceptor {
@@ -133,21 +141,50 @@ impl ConnectionHandler {
         match slots.acquire().await {
             Some(slot) => {
                 drop(admission);
-                self.serve(stream, slot).await;
+                let is_waiting = stream.is_waiting();
+                #[cfg(feature = "cluster")]
+                if let Some(tls) = self.tls.clone() {
+                    if let Some(stream) = self.shake_hands(&tls, stream, &slot).await {
+                        self.serve(stream, is_waiting, slot).await;
+                    }
+                    return;
+                }
+                self.serve(stream, is_waiting, slot).await;
             }
+            #[cfg(feature = "cluster")]
+            // Another node sees that it was not heard.
+            None if self.tls.is_some() => {}
             None => self.refuse(stream).await,
         }
     }
 
+    /// The stream inside of TLS; `None` if the other side has no valid certificate, is too slow, or its slot is needed.
+    #[cfg(feature = "cluster")]
+    async fn shake_hands(
+        &self,
+        tls: &TlsAcceptor,
+        stream: IdleTimeoutIo<TcpStream>,
+        slot: &ConnectionSlot,
+    ) -> Option<TlsStream<IdleTimeoutIo<TcpStream>>> {
+        let done = tokio::select! {
+            done = timeout(self.header_timeout, tls.accept(stream)) => done.ok()?,
+            () = slot.evicted() => return None,
+            () = self.closing.gracefully.cancelled() => return None,
+        };
+        done.inspect_err(|error| tracing::debug!(%error, "a connection has no TLS")).ok()
+    }
+
     /// Serves one connection until it ends or is evicted.
-    async fn serve(self, stream: IdleTimeoutIo<TcpStream>, slot: Arc<ConnectionSlot>) {
+    async fn serve<S>(self, stream: S, is_waiting: Arc<AtomicBool>, slot: Arc<ConnectionSlot>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (router, serving) = (self.router, slot.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let answering = TowerToHyperService::new(router.now()).call(request);
             let in_use = serving.serve();
             async move { Ok::<_, Infallible>(answering.await?.map(|body| TrackedBody::new(body, in_use))) }
         });
-        let is_waiting = stream.is_waiting();
         let mut connection =
             std::pin::pin!(builder(self.header_timeout).serve_connection(TokioIo::new(stream), service));
         let closing = self.closing;

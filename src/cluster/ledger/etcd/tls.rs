@@ -3,7 +3,7 @@
 use rustls::{ClientConfig, RootCertStore};
 
 use super::TlsFiles;
-use crate::support::tls::{self, TlsError};
+use crate::support::tls::{self, Identity, TlsError};
 
 pub(super) fn config(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
     let roots = match &files.ca {
@@ -15,9 +15,8 @@ pub(super) fn config(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
         }
         None => tls::host_roots(),
     };
-    let builder = tls::client(roots)?;
     match &files.client {
-        Some((certificate, key)) => tls::identify(builder, certificate, key),
-        None => Ok(builder.with_no_client_auth()),
+        Some(identity) => Identity::read(identity)?.client(roots),
+        None => Ok(tls::client(roots)?.with_no_client_auth()),
     }
 }

@@ -112,8 +112,7 @@ impl Cluster {
         let mut settings = EtcdSettings::new(endpoints, Duration::from_secs(2));
         if self.options.tls {
             let file = |name: &str| self.data.path().join(name);
-            settings.tls =
-                TlsFiles { ca: Some(file("ca.pem")), client: Some((file("client.pem"), file("client.key"))) };
+            settings.tls = TlsFiles { ca: Some(file("ca.pem")), client: Some(file("client.key")) };
         }
         settings
     }
@@ -213,7 +212,7 @@ fn certificates(home: &Path) {
         let certificate = params.signed_by(&key, &issuer).unwrap();
         std::fs::write(home.join(format!("{name}.pem")), certificate.pem()).unwrap();
         let file = home.join(format!("{name}.key"));
-        std::fs::write(&file, key.serialize_pem()).unwrap();
+        std::fs::write(&file, certificate.pem() + &key.serialize_pem()).unwrap();
         std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
 }
