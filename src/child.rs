@@ -13,6 +13,7 @@ mod exit;
 mod framing;
 mod host;
 mod locate;
+mod lost;
 mod memory;
 mod permissions;
 mod reaper;

@@ -36,6 +36,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use self::fence::Fence;
 use self::house::House;
 use self::ledger::UserHash;
@@ -99,6 +101,20 @@ impl Cluster {
     /// The deadline up to which this node holds its users.
     pub(crate) fn fence(&self) -> &Fence {
         &self.fence
+    }
+
+    /// Cancelled when this node has lost the user, and what runs of it must end at once.
+    pub(crate) fn lost(&self, user: &UserId) -> CancellationToken {
+        let resident = self.house.resident(UserHash::of(user));
+        resident.map_or_else(
+            || {
+                // Another node may have the user.
+                let lost = CancellationToken::new();
+                lost.cancel();
+                lost
+            },
+            |resident| resident.lost(),
+        )
     }
 
     /// Whether the end of a turn waits for the store.

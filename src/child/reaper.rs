@@ -134,7 +134,7 @@ impl Ward {
     }
 
     /// Only if the pid still belongs to the shim: the host may reap children itself.
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         let pid = self.child.id().cast_signed();
         if let Some(pidfd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
             && self.start_time.is_some()

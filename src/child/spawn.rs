@@ -20,14 +20,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{SendFlags, send};
+use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::net::{UnixStream, unix::pipe};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::SpawnError;
 use super::exit::{Exit, OomKills};
 use super::locate::ShimProgram;
+use super::lost::{Due, Lost};
 use super::reaper::{self, Aftermath, Ward};
 use pilotlight_shim::args::{self, ChildLimits};
 use pilotlight_shim::fd_passing;
@@ -132,6 +135,7 @@ pub(crate) fn spawn(shim: &ShimProgram, launch: &Launch<'_>) -> Result<Box<Conta
         passed: None,
         reported: Reported::default(),
         killed_at: OnceLock::new(),
+        lost: None,
         ward: Some(ward),
         aftermath: None,
         sweep: None,
@@ -180,6 +184,8 @@ pub(crate) struct ShimHandle {
     passed: Option<OwnedFd>,
     reported: Reported,
     killed_at: OnceLock<Instant>,
+    /// The end that comes with the loss of the session; `None`: it cannot be lost.
+    lost: Option<Lost>,
     /// Until it is with the reaper.
     ward: Option<Ward>,
     aftermath: Option<oneshot::Receiver<Aftermath>>,
@@ -245,15 +251,23 @@ impl ShimHandle {
         self.order(report::KILL);
     }
 
+    /// Has the tree ended at once when `lost` is cancelled, also if its shim is stopped. Happens while one of the waits does.
+    pub(crate) fn end_when(&mut self, lost: CancellationToken) {
+        self.lost = Some(Lost::when(lost));
+    }
+
     /// Waits until the child has ended; the rest of its tree may still be dying.
     pub(crate) async fn exited(&mut self) -> Exit {
         loop {
-            if let Some(exit) = self.reported.exit {
-                return exit;
+            if self.reported.exit.is_none() && self.listen().await {
+                continue;
             }
-            if !self.listen().await {
-                return Exit::Unknown;
-            }
+            let exit = self.reported.exit.unwrap_or(Exit::Unknown);
+            let is_lost = self.lost.as_ref().is_some_and(Lost::has_begun);
+            return match exit {
+                Exit::Signal(_) | Exit::Unknown if is_lost => Exit::Fenced,
+                exit => exit,
+            };
         }
     }
 
@@ -320,7 +334,14 @@ impl ShimHandle {
             let Some(control) = &mut self.control else { return false };
             // Polled by hand, for this wait starts again with every line of the CLI, and has to be cheap.
             let read = poll_fn(|context| poll_received(control, context));
-            match read.await {
+            let received = tokio::select! {
+                received = read => received,
+                due = due(self.lost.as_mut()) => {
+                    self.lose(due);
+                    continue;
+                }
+            };
+            match received {
                 // The shim never writes more than a line without an end.
                 Ok((bytes, passed)) if !bytes.is_empty() && self.unread.len() <= MAX_LINE => {
                     self.unread.extend(bytes);
@@ -328,6 +349,19 @@ impl ShimHandle {
                 }
                 _ => self.control = None,
             }
+        }
+    }
+
+    fn lose(&self, due: Due) {
+        let signal = match due {
+            Due::Order => {
+                self.kill_tree();
+                Signal::CONT
+            }
+            Due::KillShim => Signal::KILL,
+        };
+        if let Some(ward) = &self.ward {
+            ward.signal(signal);
         }
     }
 
@@ -375,6 +409,13 @@ fn poll_received(control: &UnixStream, context: &mut Context<'_>) -> Poll<io::Re
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => return Poll::Ready(Err(error)),
         }
+    }
+}
+
+async fn due(lost: Option<&mut Lost>) -> Due {
+    match lost {
+        Some(lost) => lost.due().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Residents;
@@ -35,6 +36,8 @@ pub(super) struct Resident {
     /// Number of the last change that is to be stored, and since when one waits.
     pub(super) wanted: AtomicU64,
     pub(super) waits_since: Mutex<Option<Instant>>,
+    /// Of this stay of the user: cancelled when the ownership is over and its children must end at once.
+    lost: Mutex<CancellationToken>,
     /// `None` until the user's files are here. Held while a change is stored: one after the other.
     pub(super) files: tokio::sync::Mutex<Option<Files>>,
 }
@@ -46,6 +49,11 @@ impl Resident {
 
     pub(super) fn touch(&self, session: &SessionHash) {
         self.touched.lock_unpoisoned().insert(session.clone());
+    }
+
+    /// Cancelled when the children of the user must end at once.
+    pub(super) fn lost(&self) -> CancellationToken {
+        self.lost.lock_unpoisoned().clone()
     }
 
     /// Sessions that have changed since the last call.
@@ -118,6 +126,7 @@ impl House {
                 touched: Mutex::default(),
                 wanted: AtomicU64::new(0),
                 waits_since: Mutex::default(),
+                lost: Mutex::default(),
                 files: tokio::sync::Mutex::default(),
             })
         };
@@ -216,6 +225,7 @@ impl House {
         };
         if !residents.rest(&resident.user).await {
             tracing::warn!("children of a user who leaves this node do not end in order");
+            resident.lost().cancel();
             residents.end(&resident.user).await;
         }
         let stored = self.commit(&resident, Extent::Last).await;
@@ -233,6 +243,7 @@ impl House {
             return;
         };
         self.metrics.lost_users.increment(1);
+        resident.lost().cancel();
         tracing::error!("this node has lost a user to the cluster: its children are ended");
         residents.end(&resident.user).await;
         self.leave(resident);
@@ -245,6 +256,8 @@ impl House {
             *files = None;
         }
         *resident.waits_since.lock_unpoisoned() = None;
+        // Who comes back stays anew.
+        *resident.lost.lock_unpoisoned() = CancellationToken::new();
         let hash = resident.hash;
         drop(resident);
         self.users.remove_if(&hash, |_, resident| Arc::strong_count(resident) == 1);

@@ -15,6 +15,7 @@ use crate::cluster::Cluster;
 use crate::config::{Config, Rung};
 use crate::installation::{program::Program, versions::Installed};
 use crate::isolation::Isolator;
+use crate::model::ids::UserId;
 use crate::session::ImportAbility;
 use crate::session::access::AccessRules;
 use crate::session::cgroups::Cgroups;
@@ -100,6 +101,18 @@ impl Env {
         #[cfg(feature = "cluster")]
         return self.cluster.as_ref().map(|cluster| cluster.fence().page());
         #[cfg(not(feature = "cluster"))]
+        None
+    }
+
+    /// Cancelled when another node may have the user, and what runs here must end at once; `None` without a cluster.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn lost(&self, user: &UserId) -> Option<CancellationToken> {
+        self.cluster.as_ref().map(|cluster| cluster.lost(user))
+    }
+
+    #[cfg(not(feature = "cluster"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    pub(crate) fn lost(&self, _: &UserId) -> Option<CancellationToken> {
         None
     }
 

@@ -347,6 +347,9 @@ async fn serve(
 ) -> Result<Conclusion, LaunchRefusal> {
     let Links { stop, mailbox, start_permit, spare } = links;
     let metrics = &plan.env().telemetry.metrics;
+    if let Some(lost) = plan.env().lost(plan.entry.key.user()) {
+        child.shim.end_when(lost);
+    }
     let token = endpoint.as_ref().and_then(Endpoint::token);
     let secrets = token.map_or_else(|| prepared.secrets.clone(), |token| prepared.secrets.and(token));
     // Until the child has ended. Its token dies with it.

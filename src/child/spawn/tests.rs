@@ -426,6 +426,55 @@ async fn a_child_ends_at_the_deadline_of_its_node() {
     assert_eq!(sleepers(&token), 0);
 }
 
+/// Signals the shim of a child as a tool could.
+fn signal_shim(child: &Contained, signal: Signal) {
+    let shim = child.shim.shim_pid().and_then(|pid| Pid::from_raw(pid.cast_signed())).unwrap();
+    kill_process(shim, signal).unwrap();
+}
+
+#[tokio::test]
+async fn lost_child_of_a_stopped_shim_ends_at_once() {
+    let (page, token, lost) = (Page::create().unwrap(), token(), CancellationToken::new());
+    page.set(u64::MAX);
+    let mut child = start_fenced(&page, &format!("setsid sleep {token} & exec sleep {token}"));
+    child.shim.end_when(lost.clone());
+    child.shim.started().await.unwrap();
+    eventually("both run", LONG, || sleepers(&token) == 2).await;
+    signal_shim(&child, Signal::STOP);
+    lost.cancel();
+    let ended = timeout(PROMISE, async { (child.shim.exited().await, child.shim.gone().await) });
+    let (exit, sweep) = ended.await.expect("it ends although its shim is stopped");
+    assert_eq!((exit, done(sweep).stuck), (Exit::Fenced, 0));
+    assert_eq!(sleepers(&token), 0);
+}
+
+/// A shim that is stopped again and again does nothing more: its tree ends without it.
+#[tokio::test]
+async fn lost_child_ends_while_a_tool_stops_its_shim() {
+    let (page, token, lost) = (Page::create().unwrap(), token(), CancellationToken::new());
+    page.set(u64::MAX);
+    let script = format!("shim=$PPID; setsid sleep {token} & while kill -STOP $shim; do :; done");
+    let mut child = start_fenced(&page, &script);
+    child.shim.end_when(lost.clone());
+    child.shim.started().await.unwrap();
+    eventually("both run", LONG, || sleepers(&token) == 1).await;
+    lost.cancel();
+    let ended = timeout(PROMISE, async { (child.shim.exited().await, child.shim.gone().await) });
+    let (exit, _) = ended.await.expect("it ends although its shim is stopped");
+    assert_eq!((exit, sleepers(&token)), (Exit::Fenced, 0));
+}
+
+#[tokio::test]
+async fn lost_child_that_has_ended_keeps_its_exit() {
+    let lost = CancellationToken::new();
+    let mut child = start("exit 3");
+    child.shim.end_when(lost.clone());
+    assert_eq!(child.shim.exited().await, Exit::Code(3));
+    lost.cancel();
+    assert_eq!(done(child.shim.gone().await).stuck, 0);
+    assert_eq!(child.shim.exited().await, Exit::Code(3));
+}
+
 #[tokio::test]
 async fn no_child_starts_after_the_deadline() {
     let dir = tempfile::tempdir().unwrap();
