@@ -226,7 +226,11 @@ impl Journal {
         }
         // The last mark stays the end of the file.
         self.file.set_len(state.length).ok();
-        frames.truncate(unmarked);
+        // The mark stays, for it parts the records of this turn from those of the next one. Without records, each further attempt
+        // would add one more.
+        if records.is_empty() {
+            frames.truncate(unmarked);
+        }
         if !state.unwritten.keep(frames) {
             return self.give_up(state, Noted::Crowded);
         }

@@ -29,6 +29,7 @@ struct Checkpoint<'a> {
     // Ids have no characters that need an escape.
     checkpoint: Option<&'a str>,
     unanswered: Option<&'a str>,
+    is_whole: bool,
 }
 
 /// What the end of a turn changes in the last messages of a conversation, whose last message is `last`.
@@ -66,10 +67,11 @@ impl Mark {
     }
 }
 
-/// The last message in the body of a mark.
+/// The last message in the body of a mark, as far as the records before it lead there. The first mark of a journal is kept up to
+/// date in its place while nothing can be appended: what follows it comes before that message.
 pub(super) fn last_message(body: &[u8]) -> Option<&str> {
-    let Checkpoint { checkpoint, unanswered } = serde_json::from_slice(body).ok()?;
-    unanswered.or(checkpoint)
+    let Checkpoint { checkpoint, unanswered, is_whole } = serde_json::from_slice(body).ok()?;
+    unanswered.or(checkpoint).filter(|_| is_whole)
 }
 
 #[cfg(test)]

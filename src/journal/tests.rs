@@ -1,6 +1,7 @@
 //! Any bytes are a journal, and damage costs what follows it alone.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -144,7 +145,37 @@ fn turns_wait_in_memory_for_room() {
     assert_eq!(add(&journal, 1), Noted::Failed { is_first: true });
     assert_eq!(add(&journal, 2), Noted::Failed { is_first: false });
     assert!(!journal.is_written());
-    assert_eq!(records(&journal.unwritten()).len(), 4);
+    let waiting = journal.unwritten();
+    let is_mark: Vec<_> = records(&waiting).iter().map(|kept| matches!(kept, Kept::Checkpoint(_))).collect();
+    // The mark after each turn parts it from the next one: what a reader knows of one turn is not true of another.
+    assert_eq!(is_mark, [false, false, true, false, false, true]);
+}
+
+/// The first mark, kept up to date while nothing can be appended, is no beginning of the records that follow it.
+#[test]
+fn mark_kept_in_place_begins_no_records() {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let file = File::from(memfd_create("journal", MemfdFlags::ALLOW_SEALING).unwrap());
+    let mark = Mark { conversation: "c".into(), is_whole: true, ..Mark::default() };
+    file.write_all_at(&mark.frame().unwrap(), 0).unwrap();
+    let opened = file.try_clone().unwrap();
+    let journal = Journal::open(opened, mark, true, 1 << 20, &Arc::default()).unwrap();
+    assert_eq!(add(&journal, 1), Noted::Written);
+    // As a full disk: what is there can be replaced.
+    fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+    assert_eq!(add(&journal, 2), Noted::Failed { is_first: true });
+    assert_eq!(load(&file).unwrap().map(|(mark, _)| mark.turns), Some(2));
+    let mut content = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
+    file.read_exact_at(&mut content, 0).unwrap();
+    content.extend(journal.unwritten());
+    let marks: Vec<_> = records(&content)
+        .into_iter()
+        .filter_map(|kept| match kept {
+            Kept::Checkpoint(last) => Some(last.map(str::to_owned)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(marks, [None, Some("u-1".to_owned()), Some("u-2".to_owned())]);
 }
 
 /// It goes on where the disk refused its beginning.
