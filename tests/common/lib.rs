@@ -23,6 +23,7 @@ pub mod program;
 pub mod proxy;
 pub mod request;
 pub mod rules;
+pub mod s3;
 pub mod script;
 pub mod server;
 pub mod sse;

@@ -16,7 +16,7 @@ use super::delta::{Damage, Kind};
 use super::fetch::LossCause;
 use super::key::ObjectId;
 use super::limits::{CHUNK_BYTES, PART_BYTES};
-use super::store::tests::{Fault, S3, directory};
+use super::store::tests::{Bucket as _, Fault, S3, directory};
 use super::testing::Node;
 use super::*;
 

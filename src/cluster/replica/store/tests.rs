@@ -1,262 +1,32 @@
-//! Stores for tests: a directory, and an S3 server over loopback that does what a test wants.
+//! Stores for tests: a directory, and an S3 server over loopback.
 
-use crate::cluster::replica::store::config::Secret;
-use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fs;
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
-use futures_util::FutureExt as _;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use hyper::Method;
+use pilotlight_test_support::s3::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
+pub(in crate::cluster::replica) use pilotlight_test_support::s3::{Fault, S3};
 use tokio::time::Instant;
 
 use super::super::delta::{Area, Change, Entry, Header, Kind, Meta, Writer};
 use super::super::key::ObjectId;
 use super::tries::TRIES;
 use super::*;
-use crate::support::lock::MutexExt as _;
+use crate::cluster::replica::store::config::Secret;
 
-/// What the server does with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cluster::replica) enum Fault {
-    None,
-    /// Answers with this status.
-    Status(u16),
-    /// Stores an object, and closes the connection without an answer.
-    LostAnswer,
-    /// Closes the connection in the middle of an answer.
-    HalfAnswer,
-    /// Never answers.
-    Silent,
-    /// An object that has no end.
-    Endless,
+/// A store on the server.
+pub(in crate::cluster::replica) trait Bucket {
+    fn config(&self) -> StoreConfig;
 }
 
-type Faults = Box<dyn Fn(&Method, &str, usize) -> Fault + Send>;
-
-/// A server with one bucket.
-pub(in crate::cluster::replica) struct S3 {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-    tasks: TaskTracker,
-    accepting: tokio::task::JoinHandle<()>,
-}
-
-struct Shared {
-    objects: Mutex<BTreeMap<String, Bytes>>,
-    faults: Mutex<Faults>,
-    requests: AtomicUsize,
-}
-
-impl S3 {
-    pub(in crate::cluster::replica) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared {
-            objects: Mutex::default(),
-            faults: Mutex::new(Box::new(|_, _, _| Fault::None)),
-            requests: AtomicUsize::new(0),
-        });
-        let (tasks, serving) = (TaskTracker::new(), shared.clone());
-        let connections = tasks.clone();
-        let accepting = tasks.spawn(async move {
-            loop {
-                let Ok((stream, _)) = listener.accept().await else { return };
-                let shared = serving.clone();
-                let service = service_fn(move |request| answer(shared.clone(), request));
-                connections
-                    .spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).map(drop));
-            }
-        });
-        Self { address, shared, tasks, accepting }
-    }
-
-    pub(in crate::cluster::replica) fn config(&self) -> StoreConfig {
+impl Bucket for S3 {
+    fn config(&self) -> StoreConfig {
         StoreConfig {
-            endpoint: Some(format!("http://{}", self.address)),
-            region: Some("eu-test-1".to_owned()),
-            access_key_id: Some(Secret::new("AKIATEST")),
-            secret_access_key: Some(Secret::new("s3cret-key")),
+            endpoint: Some(self.endpoint()),
+            region: Some(REGION.to_owned()),
+            access_key_id: Some(Secret::new(ACCESS_KEY_ID)),
+            secret_access_key: Some(Secret::new(SECRET_ACCESS_KEY)),
             ..StoreConfig::new("s3://bucket/pre/fix")
-        }
-    }
-
-    /// What happens to each request from now on: method, key, and how many came before it.
-    pub(in crate::cluster::replica) fn set(
-        &self,
-        faults: impl Fn(&Method, &str, usize) -> Fault + Send + 'static,
-    ) {
-        self.shared.requests.store(0, Ordering::SeqCst);
-        *self.shared.faults.lock_unpoisoned() = Box::new(faults);
-    }
-
-    pub(in crate::cluster::replica) fn requests(&self) -> usize {
-        self.shared.requests.load(Ordering::SeqCst)
-    }
-
-    pub(in crate::cluster::replica) fn objects(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Bytes>> {
-        self.shared.objects.lock_unpoisoned()
-    }
-
-    /// The server is gone, with its address.
-    pub(in crate::cluster::replica) async fn stop(self) -> Arc<dyn Fn() -> usize + Send + Sync> {
-        self.accepting.abort();
-        self.tasks.close();
-        let shared = self.shared.clone();
-        Arc::new(move || shared.requests.load(Ordering::SeqCst))
-    }
-}
-
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Piece>, std::io::Error> {
-    let (method, uri) = (request.method().clone(), request.uri().clone());
-    let key = uri.path().strip_prefix("/bucket").unwrap_or_default().trim_start_matches('/').to_owned();
-    let number = shared.requests.fetch_add(1, Ordering::SeqCst);
-    let fault = (shared.faults.lock_unpoisoned())(&method, &key, number);
-    let closed = || std::io::Error::from(std::io::ErrorKind::ConnectionAborted);
-    match fault {
-        Fault::Silent => return std::future::pending().await,
-        Fault::Status(status) => {
-            let body = format!(
-                "<Error><Code>X</Code><AWSAccessKeyId>AKIATEST</AWSAccessKeyId><Key>{key}</Key></Error>"
-            );
-            return Ok(reply(status, body.into()));
-        }
-        Fault::Endless => return Ok(Response::new(Piece::Endless)),
-        _ => {}
-    }
-    let header = |name: &str| {
-        request.headers().get(name).and_then(|it| it.to_str().ok()).unwrap_or_default().to_owned()
-    };
-    assert!(header("authorization").starts_with("AWS4-HMAC-SHA256 Credential=AKIATEST/"), "a signed request");
-    let is_create = header("if-none-match") == "*";
-    let body = request.into_body().collect().await.map_err(|_| closed())?.to_bytes();
-    let response = match method {
-        Method::PUT => {
-            let mut objects = shared.objects.lock_unpoisoned();
-            if is_create && objects.contains_key(&key) {
-                reply(412, "<Error><Code>PreconditionFailed</Code></Error>".into())
-            } else {
-                objects.insert(key, body);
-                reply(200, Bytes::new())
-            }
-        }
-        Method::GET if key.is_empty() => {
-            reply(200, list(&shared.objects.lock_unpoisoned(), uri.query().unwrap_or_default()))
-        }
-        Method::GET => match shared.objects.lock_unpoisoned().get(&key) {
-            Some(object) if fault == Fault::HalfAnswer => {
-                let length = object.len();
-                let half = Piece::Half(object.slice(..length / 2), length);
-                let response = Response::builder().header("content-length", length).header("etag", "\"x\"");
-                response.header("last-modified", "Wed, 21 Oct 2026 07:28:00 GMT").body(half).unwrap()
-            }
-            Some(object) => reply(200, object.clone()),
-            None => reply(404, "<Error><Code>NoSuchKey</Code></Error>".into()),
-        },
-        Method::POST => {
-            let text = String::from_utf8_lossy(&body).into_owned();
-            let keys = text.split("<Key>").skip(1).filter_map(|it| it.split_once("</Key>"));
-            let mut objects = shared.objects.lock_unpoisoned();
-            let mut deleted = String::new();
-            for (key, _) in keys {
-                objects.remove(key);
-                deleted += &format!("<Deleted><Key>{key}</Key></Deleted>");
-            }
-            reply(200, format!("<DeleteResult>{deleted}</DeleteResult>").into())
-        }
-        Method::DELETE => {
-            shared.objects.lock_unpoisoned().remove(&key);
-            reply(204, Bytes::new())
-        }
-        _ => reply(405, Bytes::new()),
-    };
-    if fault == Fault::LostAnswer { Err(closed()) } else { Ok(response) }
-}
-
-fn reply(status: u16, body: Bytes) -> Response<Piece> {
-    let response = Response::builder().status(status).header("etag", "\"x\"");
-    let response = response.header("last-modified", "Wed, 21 Oct 2026 07:28:00 GMT");
-    response.body(Piece::Whole(Full::new(body))).unwrap()
-}
-
-/// `ListObjectsV2`, two keys at a time.
-fn list(objects: &BTreeMap<String, Bytes>, query: &str) -> Bytes {
-    let query: BTreeMap<_, _> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-    let part = |name: &str| query.get(name).cloned().unwrap_or_default();
-    let (prefix, delimiter, after) = (part("prefix"), part("delimiter"), part("continuation-token"));
-    let mut names: Vec<(String, usize, bool)> = Vec::new();
-    for (key, object) in objects.iter().filter(|(key, _)| key.starts_with(&prefix)) {
-        let rest = key.strip_prefix(&prefix).unwrap();
-        let name = match rest.split_once('/').filter(|_| !delimiter.is_empty()) {
-            Some((directory, _)) => (format!("{prefix}{directory}/"), 0, true),
-            None => (key.clone(), object.len(), false),
-        };
-        if names.last() != Some(&name) {
-            names.push(name);
-        }
-    }
-    names.retain(|(name, _, _)| *name > after);
-    let is_truncated = names.len() > 2;
-    names.truncate(2);
-    let mut text = format!("<ListBucketResult><Name>bucket</Name><IsTruncated>{is_truncated}</IsTruncated>");
-    for (name, size, is_prefix) in &names {
-        text += &if *is_prefix {
-            format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>")
-        } else {
-            format!(
-                "<Contents><Key>{name}</Key><LastModified>2026-10-21T07:28:00.000Z</LastModified><ETag>x</ETag><Size>{size}</Size></Contents>"
-            )
-        };
-    }
-    if is_truncated {
-        text += &format!("<NextContinuationToken>{}</NextContinuationToken>", names[1].0);
-    }
-    (text + "</ListBucketResult>").into()
-}
-
-/// The body of an answer.
-enum Piece {
-    Whole(Full<Bytes>),
-    /// The beginning of a body of this length.
-    Half(Bytes, usize),
-    Endless,
-}
-
-impl hyper::body::Body for Piece {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
-        let frame = |bytes| std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(bytes))));
-        match &mut *self {
-            Self::Whole(body) => {
-                std::pin::Pin::new(body).poll_frame(context).map_err(|never: Infallible| match never {})
-            }
-            Self::Half(bytes, _) if bytes.is_empty() => {
-                std::task::Poll::Ready(Some(Err(std::io::ErrorKind::ConnectionAborted.into())))
-            }
-            Self::Half(bytes, _) => frame(std::mem::take(bytes)),
-            Self::Endless => frame(vec![0; 1 << 16].into()),
-        }
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Half(_, length) => hyper::body::SizeHint::with_exact(*length as u64),
-            Self::Endless => hyper::body::SizeHint::new(),
         }
     }
 }
