@@ -1,5 +1,6 @@
 //! Chaos: fifty users talk to all nodes, while nodes, etcd and the object storage fail by a schedule that is a function of its
-//! seed, which is always printed.
+//! seed, which is always printed. The object storage is a bucket with an even seed, and a directory with an odd one. For root
+//! each node has a disk of its own that may be full; a killed node loses it.
 //!
 //! ```sh
 //! PILOTLIGHT_CHAOS_SEED=1234 cargo test --test cluster chaos        # this seed
@@ -11,23 +12,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::asker::{End, now};
 use crate::common::installed;
+use crate::common::s3::{Fault as Answer, S3};
+use crate::etcd::Etcd;
 use crate::history;
-use crate::nodes::{Nodes, SIM};
+use crate::nodes::{Around, Nodes, SIM};
 use crate::observer::Observer;
 use crate::talk::{Talk, quantile, spread};
 
 const USERS: usize = 50;
 const NODES: usize = 3;
+const MEMBERS: usize = 3;
+/// Each node's disk.
+const DISK: &str = "64m";
 /// In an ordinary run.
 const LASTS: Duration = Duration::from_secs(120);
 /// How soon everybody is answered when nothing fails any more.
 const CALM_WITHIN: Duration = Duration::from_secs(20);
 /// What a turn may end with while something fails.
-const EXPECTED: [&str; 10] = [
+const EXPECTED: [&str; 11] = [
     "cut",
     "draining",
     "node_fenced",
@@ -37,17 +44,49 @@ const EXPECTED: [&str; 10] = [
     "not_replicated",
     "overloaded",
     "session_lost",
+    "storage",
     "unreached",
 ];
 
 /// What befalls the cluster.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
-    Kill { node: usize, away: u64 },
-    Stop { node: usize, away: u64 },
-    Pause { node: usize, millis: u64 },
-    FreezeEtcd { millis: u64 },
-    TakeStore { millis: u64 },
+    Kill {
+        node: usize,
+        away: u64,
+    },
+    Stop {
+        node: usize,
+        away: u64,
+    },
+    Pause {
+        node: usize,
+        millis: u64,
+    },
+    /// Its shims are stopped, and then its way to etcd is cut.
+    CutOff {
+        node: usize,
+        millis: u64,
+    },
+    FillDisk {
+        node: usize,
+        millis: u64,
+    },
+    FreezeEtcd {
+        millis: u64,
+    },
+    FreezeMember {
+        member: usize,
+        millis: u64,
+    },
+    TakeStore {
+        millis: u64,
+    },
+    /// Each request waits for that time.
+    SlowStore {
+        pause: u64,
+        millis: u64,
+    },
 }
 
 /// The endless schedule of a seed.
@@ -57,19 +96,32 @@ impl Plan {
     fn next(&mut self) -> (Fault, Duration) {
         let random = &mut self.0;
         let (node, away) = (random.usize(..NODES), random.u64(200..3000));
-        let fault = match random.u32(..10) {
+        let fault = match random.u32(..16) {
             0..3 => Fault::Kill { node, away },
             3..5 => Fault::Stop { node, away },
             5..7 => Fault::Pause { node, millis: random.u64(300..5000) },
-            7 => Fault::FreezeEtcd { millis: random.u64(200..1000) },
-            8 => Fault::FreezeEtcd { millis: random.u64(2500..5000) },
-            _ => Fault::TakeStore { millis: random.u64(500..4000) },
+            7..9 => Fault::CutOff { node, millis: random.u64(300..5000) },
+            9 => Fault::FreezeEtcd { millis: random.u64(200..1000) },
+            10 => Fault::FreezeEtcd { millis: random.u64(2500..5000) },
+            11..13 => Fault::FreezeMember { member: random.usize(..MEMBERS), millis: random.u64(500..4000) },
+            13 => Fault::FillDisk { node, millis: random.u64(500..4000) },
+            14 => Fault::TakeStore { millis: random.u64(500..4000) },
+            _ => Fault::SlowStore { pause: random.u64(100..3000), millis: random.u64(500..4000) },
         };
         (fault, Duration::from_millis(random.u64(2000..5000)))
     }
 }
 
-async fn perform(cluster: &mut Nodes, fault: Fault, sites: &RwLock<Vec<String>>) {
+/// What faults act on.
+struct Stage {
+    cluster: Nodes,
+    observer: Observer,
+    bucket: Option<S3>,
+    has_disks: bool,
+}
+
+async fn perform(stage: &mut Stage, fault: Fault, sites: &RwLock<Vec<String>>) {
+    let Stage { cluster, observer, bucket, has_disks } = stage;
     let pause = |millis| tokio::time::sleep(Duration::from_millis(millis));
     let leave = |cluster: &Nodes, node: usize| {
         let site = cluster.client(node).http().to_owned();
@@ -92,15 +144,47 @@ async fn perform(cluster: &mut Nodes, fault: Fault, sites: &RwLock<Vec<String>>)
             pause(millis).await;
             cluster.nodes[node].resume();
         }
+        Fault::CutOff { node, millis } => {
+            let shims = observer.shims(&cluster.marks()[node]);
+            shims.iter().for_each(|shim| shim.signal(Signal::STOP));
+            cluster.nodes[node].cut();
+            pause(millis).await;
+            cluster.nodes[node].mend();
+            shims.iter().for_each(|shim| shim.signal(Signal::CONT));
+        }
+        Fault::FillDisk { node, millis } if *has_disks => {
+            let filler = cluster.nodes[node].fill_disk();
+            pause(millis).await;
+            std::fs::remove_file(filler).expect("removed");
+        }
+        // There is no disk that nothing else needs.
+        Fault::FillDisk { .. } => {}
+        Fault::FreezeMember { member, millis } => {
+            cluster.etcd.freeze_member(member);
+            pause(millis).await;
+            cluster.etcd.thaw();
+        }
         Fault::FreezeEtcd { millis } => {
             cluster.etcd.freeze();
             pause(millis).await;
             cluster.etcd.thaw();
         }
-        Fault::TakeStore { millis } => {
+        Fault::TakeStore { millis } if bucket.is_none() => {
             cluster.take_store();
             pause(millis).await;
             cluster.give_store_back();
+        }
+        Fault::TakeStore { millis } | Fault::SlowStore { millis, .. } => {
+            let what = match fault {
+                Fault::SlowStore { pause, .. } => Answer::Slow(Duration::from_millis(pause)),
+                _ => Answer::Status(503),
+            };
+            // A directory is as fast as it is.
+            if let Some(bucket) = bucket {
+                bucket.set(move |_, _, _| what);
+                pause(millis).await;
+                bucket.set(|_, _, _| Answer::None);
+            }
         }
     }
     for node in &mut cluster.nodes {
@@ -143,7 +227,16 @@ async fn chaos_loses_nothing() {
     let seed = number("PILOTLIGHT_CHAOS_SEED").unwrap_or_else(|| fastrand::u64(1..1_000_000_000));
     let lasts = number("PILOTLIGHT_CHAOS_MINUTES").map_or(LASTS, |minutes| Duration::from_secs(60 * minutes));
     installed::say(&format!("PILOTLIGHT_CHAOS_SEED={seed}"));
-    let Some(mut cluster) = Nodes::start(NODES, SIM).await else { return };
+    let Some(etcd) = Etcd::start(MEMBERS).await else { return };
+    let bucket = if seed % 2 == 0 { Some(S3::start().await) } else { None };
+    let has_disks = rustix::process::geteuid().is_root();
+    let around = Around {
+        is_linked: true,
+        bucket: bucket.as_ref().map(S3::endpoint),
+        disk: has_disks.then_some(DISK),
+        ..Around::default()
+    };
+    let cluster = Nodes::around(around, etcd, NODES, SIM).await;
     let names: Vec<_> = (0..USERS).map(|number| format!("chaotic-{number}")).collect();
     let observer = Observer::start(&cluster, names.iter().map(|name| (name.as_str(), "default")));
     let (sites, end) = (Arc::new(RwLock::new(cluster.sites())), Arc::new(AtomicBool::new(false)));
@@ -151,13 +244,14 @@ async fn chaos_loses_nothing() {
     for (number, name) in names.iter().enumerate() {
         talks.spawn(talk(name.clone(), sites.clone(), end.clone(), seed ^ number as u64));
     }
+    let mut stage = Stage { cluster, observer, bucket, has_disks };
     let (mut plan, began, mut faults) = (Plan(fastrand::Rng::with_seed(seed)), now(), BTreeMap::new());
     while began.elapsed() < lasts {
         let (fault, rest) = plan.next();
         installed::say(&format!("{:?}: {fault:?}", began.elapsed()));
         let kind = format!("{fault:?}").split(' ').next().unwrap_or_default().to_owned();
         *faults.entry(kind).or_insert(0) += 1;
-        perform(&mut cluster, fault, &sites).await;
+        perform(&mut stage, fault, &sites).await;
         tokio::time::sleep(rest).await;
         // A user that has found a fault ends the run.
         if let Some(found) = talks.try_join_next() {
@@ -166,6 +260,7 @@ async fn chaos_loses_nothing() {
         }
     }
     end.store(true, Ordering::Release);
+    let Stage { cluster, observer, bucket: _bucket, .. } = stage;
     let (mut good, mut codes, mut outages) = (0, BTreeMap::new(), Vec::new());
     let mut recalls = JoinSet::new();
     let calm = now();

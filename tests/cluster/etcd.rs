@@ -64,12 +64,22 @@ impl Etcd {
 
     /// The addresses, as a list in TOML.
     pub fn endpoints(&self) -> String {
-        format!("{:?}", self.members.iter().map(|member| member.url.as_str()).collect::<Vec<_>>())
+        format!("{:?}", self.urls().collect::<Vec<_>>())
+    }
+
+    /// The addresses of the members.
+    pub fn urls(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|member| member.url.as_str())
     }
 
     /// Stops all members, without ending them.
     pub fn freeze(&self) {
         self.members.iter().for_each(|member| member.process.signal(Signal::STOP));
+    }
+
+    /// Stops one member, without ending it.
+    pub fn freeze_member(&self, member: usize) {
+        self.members[member].process.signal(Signal::STOP);
     }
 
     pub fn thaw(&self) {

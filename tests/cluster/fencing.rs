@@ -65,7 +65,7 @@ async fn stopped_server_is_fenced_and_commits_nothing() {
 }
 
 /// Waits until the node has a running turn.
-async fn eventually_busy(cluster: &Nodes, node: usize) {
+pub async fn eventually_busy(cluster: &Nodes, node: usize) {
     let client = cluster.client(node);
     crate::common::eventually_some("a turn runs", SOON, async || {
         let busy = client.metrics().await.sum("pilotlight_sessions", &["state=\"busy\""]);

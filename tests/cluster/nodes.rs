@@ -1,6 +1,7 @@
 //! Nodes of a cluster, each a server of its own with a data directory of its own.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +16,8 @@ use crate::common::client::Client;
 use crate::common::place::Place;
 use crate::common::process::Process;
 use crate::common::program::Answer;
+use crate::common::proxy::Proxy;
+use crate::common::s3;
 use crate::common::server::{Server, program};
 use crate::etcd::{Etcd, free_port};
 use crate::network::Network;
@@ -35,11 +38,69 @@ pub struct Nodes {
     /// If each node has a machine of its own.
     pub network: Option<Network>,
     is_mounted: AtomicBool,
+    around: Around,
+}
+
+/// What is special about the surroundings of nodes.
+#[derive(Default)]
+pub struct Around {
+    /// Each node has ways of its own to the members of etcd, which can be cut.
+    pub is_linked: bool,
+    /// The address of an S3 server that is the object storage, instead of a directory.
+    pub bucket: Option<String>,
+    /// Size of the disk of the directory that is the object storage. Only for root.
+    pub store: Option<&'static str>,
+    /// Size of the disk of each node, which only the node sees. Only for root.
+    pub disk: Option<&'static str>,
+    /// How each node's program is started.
+    pub started: Vec<Started>,
+}
+
+/// How a program is started.
+#[derive(Default, Clone)]
+pub struct Started {
+    /// What becomes the program; nothing: it is started itself.
+    pub by: Vec<OsString>,
+    /// For its environment.
+    pub variables: Vec<(&'static str, String)>,
 }
 
 fn run(command: &[&str]) {
     let done = Command::new(command[0]).args(&command[1..]).status();
     assert!(done.expect("it runs").success(), "{command:?}");
+}
+
+/// Writes a file until its disk is full.
+pub fn fill(file: &Path) {
+    let mut file = std::fs::File::create(file).expect("created");
+    // The last bytes as well: a journal takes few.
+    for block in [vec![0; 1 << 16], vec![0]] {
+        let error = loop {
+            if let Err(error) = file.write_all(&block) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    }
+}
+
+/// How the AWS SDKs learn of a bucket.
+fn bucket_variables(endpoint: &str) -> [(&'static str, String); 4] {
+    [
+        ("AWS_ENDPOINT_URL_S3", endpoint.to_owned()),
+        ("AWS_REGION", s3::REGION.to_owned()),
+        ("AWS_ACCESS_KEY_ID", s3::ACCESS_KEY_ID.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", s3::SECRET_ACCESS_KEY.to_owned()),
+    ]
+}
+
+/// What becomes a program that has a file system of this size at a directory, in a namespace of its own.
+fn on_a_disk(directory: &Path, size: &str) -> Vec<OsString> {
+    let script =
+        format!("mkdir -p \"$0\" && mount -t tmpfs -o size={size},mode=0700 none \"$0\" && exec \"$@\"");
+    let mut by: Vec<_> = ["unshare", "--mount", "sh", "-c", &script].map(OsString::from).into();
+    by.push(directory.into());
+    by
 }
 
 pub struct Node {
@@ -48,8 +109,9 @@ pub struct Node {
     pub listen: String,
     place: Arc<Place>,
     config: String,
-    /// What the program is started by, on a machine of its own.
-    by: Option<Vec<OsString>>,
+    started: Started,
+    /// Its own ways to the members of etcd.
+    links: Vec<Proxy>,
     server: Option<Server>,
 }
 
@@ -65,20 +127,36 @@ impl Nodes {
 
     /// The same on machines of their own.
     pub async fn over(etcd: Etcd, count: usize, config: &str, network: Option<Network>) -> Option<Self> {
+        Some(Self::none(etcd, network, Around::default()).with(count, config).await)
+    }
+
+    /// The same in these surroundings.
+    pub async fn around(around: Around, etcd: Etcd, count: usize, config: &str) -> Self {
+        Self::none(etcd, None, around).with(count, config).await
+    }
+
+    async fn with(mut self, count: usize, config: &str) -> Self {
+        for number in 0..count {
+            self.add(&format!("n{number}"), config).await;
+        }
+        self
+    }
+
+    fn none(etcd: Etcd, network: Option<Network>, around: Around) -> Self {
         let directory = TempDir::with_prefix("pilotlight-test-").expect("a directory");
         let secret = directory.path().join("secret");
         std::fs::write(&secret, "0123456789abcdef0123456789abcdef").expect("written");
         let store = directory.path().join("store");
         std::fs::create_dir(&store).expect("created");
+        if let Some(size) = around.store {
+            let options = format!("size={size},mode=0700");
+            run(&["mount", "-t", "tmpfs", "-o", &options, "none", store.to_str().expect("text")]);
+        }
         for (path, mode) in [(&secret, 0o600), (&store, 0o700)] {
             std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("set");
         }
-        let mut cluster =
-            Self { etcd, nodes: Vec::new(), directory, network, is_mounted: AtomicBool::new(false) };
-        for number in 0..count {
-            cluster.add(&format!("n{number}"), config).await;
-        }
-        Some(cluster)
+        let is_mounted = AtomicBool::new(around.store.is_some());
+        Self { etcd, nodes: Vec::new(), directory, network, is_mounted, around }
     }
 
     /// Starts one more node. `config` may end with keys of its table `[cluster]`.
@@ -96,15 +174,31 @@ impl Nodes {
             }
             None => (format!("127.0.0.1:{}", free_port()), None, String::new()),
         };
+        let mut links = Vec::new();
+        if self.around.is_linked {
+            for url in self.etcd.urls() {
+                links.push(Proxy::to(url).await);
+            }
+        }
+        let ways: Vec<_> = links.iter().map(Proxy::url).collect();
+        let etcd = if ways.is_empty() { self.etcd.endpoints() } else { format!("{ways:?}") };
+        let store = match &self.around.bucket {
+            Some(_) => "s3://bucket/cluster".to_owned(),
+            None => format!("file://{}", self.store().display()),
+        };
+        let mut started = self.around.started.get(machine).cloned().unwrap_or_default();
+        started.variables.extend(self.around.bucket.iter().flat_map(|endpoint| bucket_variables(endpoint)));
         let (config, more) = config.split_once("[cluster]").unwrap_or((config, ""));
         let config = format!(
-            "{config}\n{open}[cluster]\netcd = {}\nnode = \"{name}\"\nlisten = \"{listen}\"\nsecret_file = {:?}\nstore = \"file://{}\"\n{more}",
-            self.etcd.endpoints(),
+            "{config}\n{open}[cluster]\netcd = {etcd}\nnode = \"{name}\"\nlisten = \"{listen}\"\nsecret_file = {:?}\nstore = {store:?}\n{more}",
             self.directory.path().join("secret"),
-            self.store().display(),
         );
         let place = Arc::new(Place::new());
-        let mut node = Node { name: name.to_owned(), listen, place, config, by, server: None };
+        started.by = by.unwrap_or(started.by);
+        if let Some(size) = self.around.disk {
+            started.by = on_a_disk(&place.data_dir(), size);
+        }
+        let mut node = Node { name: name.to_owned(), listen, place, config, started, links, server: None };
         node.start().await;
         self.nodes.push(node);
     }
@@ -172,16 +266,14 @@ impl Nodes {
 
 impl Node {
     pub async fn start(&mut self) {
-        let server = program(&self.place, "serve", &self.config);
-        let command = match &self.by {
-            None => server,
-            Some(by) => {
-                let mut command = Command::new(&by[0]);
-                command.args(&by[1..]).arg(server.get_program()).args(server.get_args()).stdin(Stdio::null());
-                command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
-                command
-            }
-        };
+        let Started { by, variables } = &self.started;
+        let mut command = program(&self.place, "serve", &self.config);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        if let [first, rest @ ..] = by.as_slice() {
+            let server = std::mem::replace(&mut command, Command::new(first));
+            command.args(rest).arg(server.get_program()).args(server.get_args()).stdin(Stdio::null());
+            command.envs(server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        }
         self.server = Some(Server::start_by(&self.place, command).await);
     }
 
@@ -204,6 +296,25 @@ impl Node {
 
     pub fn resume(&self) {
         self.process().signal(Signal::CONT);
+    }
+
+    /// Leaves no room on its small disk. The file that takes it.
+    pub fn fill_disk(&self) -> PathBuf {
+        let data = self.place.data_dir();
+        let inside = data.strip_prefix("/").expect("an absolute path");
+        let filler = PathBuf::from(format!("/proc/{}/root", self.process().pid)).join(inside).join("filler");
+        fill(&filler);
+        filler
+    }
+
+    /// Cuts its ways to etcd.
+    pub fn cut(&self) {
+        assert!(!self.links.is_empty(), "it has no way of its own");
+        self.links.iter().for_each(Proxy::reset);
+    }
+
+    pub fn mend(&mut self) {
+        self.links.iter_mut().for_each(Proxy::restore);
     }
 
     pub fn server(&self) -> &Server {
@@ -235,14 +346,16 @@ impl Node {
 /// Nothing stands still while the nodes leave, and no mount is left.
 impl Drop for Nodes {
     fn drop(&mut self) {
-        if self.is_mounted.load(Ordering::Acquire) {
-            self.unmount_store();
-        }
         self.give_store_back();
         self.etcd.thaw();
         if let Some(network) = &self.network {
             (0..self.nodes.len()).for_each(|machine| network.plug_in(machine));
         }
+        self.nodes.iter_mut().for_each(Node::mend);
         self.nodes.iter().filter(|node| node.is_running()).for_each(Node::resume);
+        if self.is_mounted.load(Ordering::Acquire) {
+            self.nodes.clear();
+            self.unmount_store();
+        }
     }
 }

@@ -65,6 +65,13 @@ impl Observer {
         self.seen.lock().unwrap().values().filter(|it| it.mark == mark && it.is_alive).count()
     }
 
+    /// The shims of a node's children that live.
+    pub fn shims(&self, mark: &str) -> Vec<Process> {
+        let seen = self.seen.lock().unwrap();
+        let children = seen.iter().filter(|(_, it)| it.mark == mark && it.is_alive);
+        children.filter_map(|(pid, _)| Process::of(Process::of(*pid)?.parent()?)).collect()
+    }
+
     /// Ends the observation: there were children, and never two of a user on different nodes.
     pub fn check(mut self) {
         self.end.store(true, Ordering::Release);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::asker::{Asker, now};
 use crate::common::{SOON, eventually_some, installed};
+use crate::etcd::Etcd;
 use crate::history;
-use crate::nodes::{Nodes, SIM};
+use crate::nodes::{Around, Nodes, SIM, fill};
 
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a turn takes beside the wait, on a busy machine.
@@ -20,7 +21,11 @@ fn config(replication: &str) -> String {
 
 /// Said while the store is away, and when it is back; at the end the node is killed.
 async fn turns_without_store(take: impl AsyncFn(&Nodes), give: impl AsyncFn(&Nodes)) {
-    let Some(mut cluster) = Nodes::start(2, &config("turn")).await else { return };
+    let Some(cluster) = Nodes::start(2, &config("turn")).await else { return };
+    turns_of(cluster, take, give).await;
+}
+
+async fn turns_of(mut cluster: Nodes, take: impl AsyncFn(&Nodes), give: impl AsyncFn(&Nodes)) {
     let alice = Asker::new("alice", "default");
     let sites = cluster.sites();
     assert!(alice.ask(&sites[0], "before-word").await.is_good());
@@ -57,6 +62,19 @@ async fn read_only_store_loses_no_turn() {
         async |cluster| cluster.unmount_store(),
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_store_loses_no_turn() {
+    if !rustix::process::geteuid().is_root() {
+        return installed::left_out("only root mounts");
+    }
+    let Some(etcd) = Etcd::start(1).await else { return };
+    let around = Around { store: Some("4m"), ..Around::default() };
+    let cluster = Nodes::around(around, etcd, 2, &config("turn")).await;
+    let filler = cluster.store().join("filler");
+    turns_of(cluster, async |_| fill(&filler), async |_| std::fs::remove_file(&filler).expect("removed"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

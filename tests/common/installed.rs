@@ -45,6 +45,18 @@ pub fn etcd() -> Option<PathBuf> {
     None
 }
 
+/// The library that shifts the clock on the wall of a program, or nothing after a line about the test that is left out.
+pub fn faketime() -> Option<PathBuf> {
+    let usual = crate::built::repository().join("target/faketime");
+    let home = std::env::var_os("PILOTLIGHT_FAKETIME").map_or(usual, PathBuf::from);
+    let names = std::fs::read_dir(home.join("usr/lib")).into_iter().flatten().flatten();
+    let found = names.map(|name| name.path().join("faketime/libfaketimeMT.so.1")).find(|file| file.is_file());
+    if found.is_none() {
+        left_out("libfaketime is not there (tests/run unpacks Debian's package)");
+    }
+    found
+}
+
 /// The checker of accessibility for pages, which `tests/run` installs with the packages for Node.
 pub fn axe() -> Option<PathBuf> {
     let home = std::env::var_os("PILOTLIGHT_NODE_SDKS").map(PathBuf::from);
