@@ -24,6 +24,12 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("this file is two folders below the root")
 }
 
+/// Directory of everything that Cargo has built for the running test: `target`, as a rule.
+pub fn target() -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    test.ancestors().nth(3).expect("target/PROFILE/deps/TEST").to_owned()
+}
+
 /// Cargo places programs one directory above the test binaries.
 fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");

@@ -9,6 +9,7 @@ pub mod api;
 pub mod attached;
 pub mod bench;
 pub mod block;
+pub mod browser;
 pub mod built;
 pub mod client;
 pub mod guard;

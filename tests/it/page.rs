@@ -2,7 +2,6 @@
 //! Pictures of what was seen are in `target/page`. Without a Chromium these tests say that they are left out.
 
 mod access;
-mod browser;
 mod charts;
 mod hidden;
 mod keys;
@@ -16,9 +15,9 @@ mod trying;
 
 use std::sync::Arc;
 
+use crate::common::browser::Browser;
 use crate::common::place::Place;
 use crate::common::program::{Program, Site, place};
-use browser::Browser;
 
 /// A server with this configuration, and a browser that shows its page; nothing where there is no browser.
 async fn open(config: &str) -> Option<(Browser, Program, Site, Arc<Place>)> {

@@ -11,9 +11,6 @@ mod attach;
 #[path = "../real_cli/bench.rs"]
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 mod bench;
-#[path = "../it/page/browser.rs"]
-#[allow(dead_code, reason = "shared with tests that use more of it")]
-mod browser;
 mod clients;
 mod curl;
 mod fields;

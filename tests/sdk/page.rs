@@ -13,7 +13,7 @@ use axum::routing::get;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::browser::Browser;
+use crate::common::browser::Browser;
 use crate::common::keyring::Keyring;
 use crate::common::place::Place;
 use crate::common::program::{Program, Site, place};

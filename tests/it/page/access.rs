@@ -1,33 +1,20 @@
 //! What people with a screen reader, a keyboard or weak eyes need, as axe-core checks it, on each part of the page.
 
-use super::browser::Browser;
 use super::open;
-use crate::common::installed;
 use crate::common::program::message;
-
-/// The rules that the page breaks now, with the elements.
-async fn violations(browser: &mut Browser) -> String {
-    let found = browser
-        .eval(
-            "axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) => \
-             violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`).join('\\n'))",
-        )
-        .await;
-    found.as_str().expect("a text").to_owned()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn axe_finds_nothing_on_any_part() {
-    let Some(axe) = installed::axe() else { return };
     let Some((mut browser, _program, site, _place)) = open("[permissions]\npolicy = \"ask\"").await else {
         return;
     };
-    let axe = std::fs::read_to_string(axe).unwrap();
+    if !browser.bring_axe().await {
+        return;
+    }
     site.turn("alice", "Write a poem").await.text();
     site.turn("alice", "[[fault:crash-mid]]").await;
     let asking =
         site.asking("bob", &message("[[tool:Bash {\"command\":\"touch made\"}]]")).send().await.unwrap();
-    browser.eval(&format!("{axe}; 0")).await;
     browser.until_text("#attention", "bob waits for an answer").await;
     for dark in [false, true] {
         browser.darken(dark).await;
@@ -44,7 +31,7 @@ async fn axe_finds_nothing_on_any_part() {
                 browser
                     .until("it is shown", &format!("document.querySelector('{ready}')?.checkVisibility()"))
                     .await;
-                let found = violations(&mut browser).await;
+                let found = browser.violations().await;
                 assert!(found.is_empty(), "{place}, {width} pixels, dark: {dark}:\n{found}");
             }
         }

@@ -2,24 +2,8 @@
 
 use serde_json::json;
 
-use super::browser::Browser;
 use super::open;
 use crate::common::program::{Site, message};
-
-/// Text and names that are read on the page and have something hidden in them.
-async fn hidden(browser: &mut Browser) -> String {
-    let found = browser
-        .eval(
-            "(() => { const bad = /(?![\\n\\t])[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}\\p{DI}]/u; \
-             const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT); const found = []; \
-             while (texts.nextNode()) if (bad.test(texts.currentNode.data)) found.push(texts.currentNode.data); \
-             for (const it of document.querySelectorAll('[title], [aria-label]')) \
-             for (const name of ['title', 'aria-label']) if (bad.test(it.getAttribute(name) ?? '')) \
-             found.push(`${name} ${it.getAttribute(name)}`); return found.map(JSON.stringify).join('\\n'); })()",
-        )
-        .await;
-    found.as_str().expect("a text").to_owned()
-}
 
 async fn say(site: &Site, user: &str, session: &str, text: &str) {
     let mut body = message(text);
@@ -46,17 +30,17 @@ async fn names_and_texts_hide_nothing() {
     browser.until_text("#attention", "ses<U+2066><U+1B>[2Jsion").await;
     browser.until_text("#rows", "first").await;
     browser.until_text("#events", "ali<U+202E>ce<U+200B>, ses<U+2066>").await;
-    assert_eq!(hidden(&mut browser).await, "");
+    assert_eq!(browser.hidden().await, "");
     browser.click("#attention li[data-kind=bad] a").await;
     browser.until_text("#why pre", "gnp").await;
     browser.until_text(".files", "a<U+202E>gnp<U+9B>.<U+200B>exe.txt").await;
     browser.until_text(".turns", "Bash").await;
     browser.until_text(".said-all", "a<U+202E>gnp").await;
     browser.until_text(".facts", "ali<U+202E>ce").await;
-    assert_eq!(hidden(&mut browser).await, "");
+    assert_eq!(browser.hidden().await, "");
     browser.eval("location.hash = '#/spend'").await;
     browser.until_text("#spend tbody", "ali<U+202E>ce<U+200B>").await;
-    assert_eq!(hidden(&mut browser).await, "");
+    assert_eq!(browser.hidden().await, "");
     browser.was_good(&site.http).await;
 }
 

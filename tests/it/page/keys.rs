@@ -1,7 +1,7 @@
 //! Where keys are asked for: the page asks for one, keeps it in its tab, and shows what that key may see.
 
-use super::browser::Browser;
 use super::in_row;
+use crate::common::browser::Browser;
 use crate::common::keyring::Keyring;
 use crate::common::program::{Answer, Program, message, place};
 

@@ -1,9 +1,9 @@
 //! On a phone, in the dark, and with more than fits: readable, and nothing sticks out.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::browser::Browser;
 use super::open;
+use crate::common::browser::Browser;
 use crate::common::program::{Answer, Site};
 
 /// A few sessions in different states, with long names.
@@ -24,17 +24,6 @@ async fn populate(site: &Site) {
     let long = "a-conversation-without-any-blank-in-it-".repeat(4);
     assert_eq!(Answer::of(site.session("POST", &format!("{long}/warm"), "carol")).await.status, 200);
     assert_eq!(Answer::of(site.session("DELETE", "default", "carol")).await.status, 200);
-}
-
-/// What reaches out of a window of this width to the right. Not the window's own: on a phone it grows with the page.
-async fn sticks_out(browser: &mut Browser, width: u32) -> Value {
-    let found = format!(
-        "[document.documentElement.scrollWidth > {width}, \
-         [...document.querySelectorAll('body *:not(.unseen):not(.skip):not(thead):not(thead *)')] \
-         .filter((it) => it.checkVisibility() && it.getBoundingClientRect().right > {width} + 1) \
-         .map((it) => it.outerHTML.slice(0, 80))]"
-    );
-    browser.eval(&found).await
 }
 
 /// The contrast of an element's text with the page's ground, as the guidelines for accessibility reckon it.
@@ -70,7 +59,7 @@ async fn it_is_readable_on_any_screen() {
         }
         for (name, width, height) in [("desktop", 1280, 900), ("tablet", 820, 1100), ("phone", 360, 740)] {
             browser.resize(width, height, width < 500).await;
-            assert_eq!(sticks_out(&mut browser, width).await, json!([false, []]), "{name}");
+            assert_eq!(browser.sticks_out(width).await, json!([false, []]), "{name}");
             browser.picture(&format!("{name}-{}", if dark { "dark" } else { "light" })).await;
         }
         browser.resize(1280, 900, false).await;

@@ -9,7 +9,7 @@ use pilotlight::model::ids::{SessionKey, UserId};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::browser::Browser;
+use crate::common::browser::Browser;
 use crate::common::place::Place;
 use crate::common::program::{Program, place};
 

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::browser::Browser;
 use super::keys::use_key;
 use super::{in_row, open};
+use crate::common::browser::Browser;
 use crate::common::keyring::Keyring;
 use crate::common::program::{Program, message, place};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::browser::Browser;
 use super::open;
+use crate::common::browser::Browser;
 use crate::common::installed::say;
 use crate::common::program::{Site, message};
 

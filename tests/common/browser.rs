@@ -2,20 +2,21 @@
 //!
 //! One browser with one tab per test. Everything that the tab logs and asks for is kept, for the tests to judge.
 
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
+use base64::Engine as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::common::place::{MARK, Place, wait_until};
-use crate::common::process::{Process, descendants};
-use crate::common::{SOON, installed};
+use crate::place::{MARK, Place, wait_until};
+use crate::process::{Process, descendants};
+use crate::{SOON, built, installed};
+
+mod judge;
 
 /// How often a page is asked whether something has come true.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -23,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Dropped, it is closed.
-pub(crate) struct Browser {
+pub struct Browser {
     child: Child,
     send: ChildStdin,
     receive: BufReader<ChildStdout>,
@@ -31,13 +32,13 @@ pub(crate) struct Browser {
     tab: String,
     events: Vec<Value>,
     /// Presses of the mouse so far.
-    pub(super) clicks: u32,
+    pub clicks: u32,
     _place: Arc<Place>,
 }
 
 impl Browser {
     /// Starts one with an empty tab; nothing where none is installed.
-    pub(crate) async fn start(place: &Arc<Place>) -> Option<Self> {
+    pub async fn start(place: &Arc<Place>) -> Option<Self> {
         let program = installed::chromium()?;
         // Descriptors 3 and 4 are the protocol's; a shell puts them there.
         let mut command = Command::new("sh");
@@ -94,33 +95,33 @@ impl Browser {
     }
 
     /// Goes to a page.
-    pub(crate) async fn open(&mut self, url: &str) {
+    pub async fn open(&mut self, url: &str) {
         let gone = self.call("Page.navigate", json!({ "url": url })).await;
         assert!(gone["errorText"].is_null(), "{url}: {gone}");
         self.until("the page is there", "document.readyState === 'complete'").await;
     }
 
     /// What an expression gives; a promise is waited for.
-    pub(crate) async fn eval(&mut self, expression: &str) -> Value {
+    pub async fn eval(&mut self, expression: &str) -> Value {
         let question = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
         let answer = self.call("Runtime.evaluate", question).await;
         assert!(answer["exceptionDetails"].is_null(), "{expression}: {}", answer["exceptionDetails"]);
         answer["result"]["value"].clone()
     }
 
-    pub(crate) async fn text(&mut self, selector: &str) -> String {
+    pub async fn text(&mut self, selector: &str) -> String {
         let selector = json!(selector);
         let text = self.eval(&format!("document.querySelector({selector})?.innerText ?? ''")).await;
         text.as_str().expect("text").to_owned()
     }
 
     /// Waits until an expression is true.
-    pub(crate) async fn until(&mut self, what: &str, expression: &str) {
+    pub async fn until(&mut self, what: &str, expression: &str) {
         self.until_within(SOON, what, expression).await;
     }
 
     /// The same, for what takes long by its nature.
-    pub(crate) async fn until_within(&mut self, limit: Duration, what: &str, expression: &str) {
+    pub async fn until_within(&mut self, limit: Duration, what: &str, expression: &str) {
         let deadline = Instant::now() + limit;
         while self.eval(&format!("Boolean({expression})")).await != true {
             if Instant::now() > deadline {
@@ -132,14 +133,14 @@ impl Browser {
     }
 
     /// Waits until an element's text has this in it.
-    pub(crate) async fn until_text(&mut self, selector: &str, wanted: &str) {
+    pub async fn until_text(&mut self, selector: &str, wanted: &str) {
         let (quoted, text) = (json!(selector), json!(wanted));
         let has_it = format!("document.querySelector({quoted})?.innerText.includes({text})");
         self.until(&format!("{selector} says {wanted:?}"), &has_it).await;
     }
 
     /// Presses the mouse in the middle of what a selector finds.
-    pub(crate) async fn click(&mut self, selector: &str) {
+    pub async fn click(&mut self, selector: &str) {
         let quoted = json!(selector);
         // Once it stands still: what is above it may still be filled.
         let middle = format!(
@@ -158,7 +159,7 @@ impl Browser {
     }
 
     /// Moves the mouse to the middle of what a selector finds.
-    pub(crate) async fn hover(&mut self, selector: &str) {
+    pub async fn hover(&mut self, selector: &str) {
         let quoted = json!(selector);
         let middle = format!(
             "(() => {{ const it = document.querySelector({quoted}); it.scrollIntoView({{ block: 'center' }}); \
@@ -169,12 +170,12 @@ impl Browser {
     }
 
     /// Types into what has the focus.
-    pub(crate) async fn write(&mut self, text: &str) {
+    pub async fn write(&mut self, text: &str) {
         self.call("Input.insertText", json!({ "text": text })).await;
     }
 
     /// Presses a key; with Control if asked.
-    pub(crate) async fn press(&mut self, key: &str, with_control: bool) {
+    pub async fn press(&mut self, key: &str, with_control: bool) {
         let (code, text) = match key {
             "Tab" => (9, ""),
             "Enter" => (13, "\r"),
@@ -200,7 +201,7 @@ impl Browser {
     }
 
     /// Goes on by the Tab key until what has the focus matches.
-    pub(crate) async fn tab_to(&mut self, selector: &str) {
+    pub async fn tab_to(&mut self, selector: &str) {
         let is_there = format!("document.activeElement?.matches({})", json!(selector));
         for _ in 0..60 {
             if self.eval(&is_there).await == true {
@@ -211,19 +212,19 @@ impl Browser {
         panic!("the Tab key does not lead to {selector}");
     }
 
-    pub(crate) async fn resize(&mut self, width: u32, height: u32, is_phone: bool) {
+    pub async fn resize(&mut self, width: u32, height: u32, is_phone: bool) {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone });
         self.call("Emulation.setDeviceMetricsOverride", size).await;
     }
 
-    pub(crate) async fn darken(&mut self, is_dark: bool) {
+    pub async fn darken(&mut self, is_dark: bool) {
         let scheme = if is_dark { "dark" } else { "light" };
         let feature = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.call("Emulation.setEmulatedMedia", json!({ "features": feature })).await;
     }
 
     /// Milliseconds in each second of this time that the page's scripts and all its work took.
-    pub(crate) async fn load(&mut self, during: Duration) -> (f64, f64) {
+    pub async fn load(&mut self, during: Duration) -> (f64, f64) {
         let before = self.metrics().await;
         sleep(during).await;
         let after = self.metrics().await;
@@ -241,25 +242,25 @@ impl Browser {
     }
 
     /// A picture of the whole page, for people to look at: `target/page/NAME.png`.
-    pub(crate) async fn picture(&mut self, name: &str) {
+    pub async fn picture(&mut self, name: &str) {
         let whole = json!({ "format": "png", "captureBeyondViewport": true });
         let picture = self.call("Page.captureScreenshot", whole).await;
         let bytes = base64::engine::general_purpose::STANDARD
             .decode(picture["data"].as_str().expect("a picture"))
             .expect("base64");
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../page");
+        let folder = built::target().join("page");
         std::fs::create_dir_all(&folder).expect("a folder for pictures");
         std::fs::write(folder.join(format!("{name}.png")), bytes).expect("the picture is kept");
     }
 
     /// The tab's own addresses of everything that it has asked for.
-    pub(crate) fn asked_for(&self) -> Vec<String> {
+    pub fn asked_for(&self) -> Vec<String> {
         let sent = self.events.iter().filter(|event| event["method"] == "Network.requestWillBeSent");
         sent.filter_map(|event| Some(event["params"]["request"]["url"].as_str()?.to_owned())).collect()
     }
 
     /// Everything that a developer would see in red in the console.
-    pub(crate) fn complaints(&self) -> Vec<String> {
+    pub fn complaints(&self) -> Vec<String> {
         let of = |event: &Value| {
             let parameters = &event["params"];
             let complains = match event["method"].as_str()? {
@@ -274,12 +275,12 @@ impl Browser {
     }
 
     /// Nothing went wrong, and nobody else was asked.
-    pub(crate) async fn was_good(&mut self, site: &str) {
+    pub async fn was_good(&mut self, site: &str) {
         self.was_good_but(site, &[]).await;
     }
 
     /// The same, with complaints that belong to the test.
-    pub(crate) async fn was_good_but(&mut self, site: &str, expected: &[&str]) {
+    pub async fn was_good_but(&mut self, site: &str, expected: &[&str]) {
         // What it still has to say comes before the answer to this.
         self.eval("new Promise(requestAnimationFrame)").await;
         let mut complaints = self.complaints();
