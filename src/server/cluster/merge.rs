@@ -1,5 +1,6 @@
 //! One list of the sessions of all nodes, for operators.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -46,6 +47,9 @@ impl ClusterSide {
         }
         let used = |session: &Value| session["last_used"].as_f64().unwrap_or_default();
         sessions.sort_by(|one, other| used(other).total_cmp(&used(one)));
+        // A node that has lost a user without handing it over still has files of it: who used a session last has it.
+        let mut listed = HashSet::new();
+        sessions.retain(|session| listed.insert((session["user"].clone(), session["id"].clone())));
         if sessions.len() > limit {
             sessions.truncate(limit);
             list["truncated"] = true.into();
