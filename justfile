@@ -19,9 +19,10 @@ release:
     release/build
     release/try
 
-# The pictures of docs/page.md (needs Chromium and Pillow).
+# The pictures of docs/page.md (needs Chromium, etcd and Pillow).
 pictures:
     cargo test --test it page::
+    cargo test --test cluster page::
     python3 docs/page/shrink.py target/page
 
 # Everything that must hold before a merge; installs what the tests need under target/.

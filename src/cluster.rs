@@ -15,12 +15,15 @@
 //! | `bring_in` | users of a single node's data directory come into the cluster |
 //! | `export` | all users of a cluster as the data directory of a single node |
 //! | `commit` | one change of a user on its way to the store and the ledger |
+//! | `lately` | what went wrong on this node, and which nodes were there |
+//! | `status` | the cluster as this node sees it |
 
 mod bring_in;
 mod commit;
 pub(crate) mod export;
 pub(crate) mod fence;
 mod house;
+mod lately;
 pub(crate) mod ledger;
 pub(crate) mod membership;
 pub(crate) mod ownership;

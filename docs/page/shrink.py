@@ -21,6 +21,7 @@ PICTURES = {
     "spend-lines": "spend-lines",
     "tools": "tools",
     "live": "live",
+    "nodes": "nodes",
     "phone": "phone-light",
     "phone-permission": "permission-phone",
     "dark": "desktop-dark",

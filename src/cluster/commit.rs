@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -99,7 +99,7 @@ impl House {
             Ok(Ok(stored)) => stored,
             Ok(Err(_)) => Err(TurnError::Internal("a change could not be stored")),
             Err(_) => {
-                self.metrics.commits.increment(CommitResult::Late);
+                self.count(CommitResult::Late);
                 Err(self.not_replicated())
             }
         }
@@ -116,7 +116,7 @@ impl House {
         let up_to = resident.wanted.load(Ordering::Acquire);
         let touched = resident.take_touched();
         let result = self.store_all(resident, files, extent, &touched, began).await;
-        self.metrics.commits.increment(match &result {
+        self.count(match &result {
             Ok(()) => CommitResult::Done,
             Err(TurnError::Moved) => CommitResult::Fenced,
             Err(_) => CommitResult::Failed,
@@ -130,6 +130,16 @@ impl House {
             touched.iter().for_each(|session| resident.touch(session));
         }
         result
+    }
+
+    fn count(&self, result: CommitResult) {
+        self.metrics.commits.increment(result);
+        let mut lately = self.lately.lock_unpoisoned();
+        match result {
+            CommitResult::Done => {}
+            CommitResult::Fenced => lately.fenced.note(SystemTime::now()),
+            CommitResult::Late | CommitResult::Failed => lately.not_stored.note(SystemTime::now()),
+        }
     }
 
     async fn store_all(

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
 use tokio::time::{Instant, interval};
@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Residents;
 use super::commit::{Extent, Files};
+use super::lately::Lately;
 use super::ledger::{Fence, Head, Stored, UserHash};
 use super::membership::{Host, HostWork, Membership};
 use super::replica::chain::{Chain, Since};
@@ -24,7 +25,7 @@ use crate::model::ids::{SessionHash, UserId};
 use crate::support::lock::MutexExt as _;
 use crate::telemetry::metrics::ClusterMetrics;
 
-/// Interval of looking for users who rest, and of the metrics.
+/// Interval of looking for users who rest, for other nodes, and of the metrics.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// A user of this node, or one who is about to be.
@@ -75,6 +76,9 @@ pub(super) struct House {
     pub(super) metrics: Arc<ClusterMetrics>,
     pub(super) tasks: TaskTracker,
     pub(super) residents: OnceLock<Arc<dyn Residents>>,
+    pub(super) lately: Mutex<Lately>,
+    /// Age of the oldest change that is not stored, in milliseconds, at the last look.
+    pub(super) lag_millis: AtomicU64,
     membership: OnceLock<Membership>,
     users: DashMap<UserHash, Arc<Resident>>,
 }
@@ -94,6 +98,8 @@ impl House {
             metrics,
             tasks,
             residents: OnceLock::new(),
+            lately: Mutex::default(),
+            lag_millis: AtomicU64::new(0),
             membership: OnceLock::new(),
             users: DashMap::new(),
         }
@@ -158,7 +164,13 @@ impl House {
                 }
             }
             self.metrics.lag.set(oldest.as_secs_f64());
-            self.metrics.nodes.set(membership.nodes().len() as f64);
+            self.lag_millis.store(oldest.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+            let nodes = membership.nodes();
+            self.metrics.nodes.set(nodes.len() as f64);
+            // Without a lease the watch may stand still.
+            if membership.deadline().borrow().is_some() {
+                self.lately.lock_unpoisoned().saw(nodes, SystemTime::now());
+            }
             self.metrics.users.set(membership.users().0 as f64);
         }
     }
@@ -238,12 +250,19 @@ impl House {
         self.leave(resident);
     }
 
+    /// The lease of this node has ended before it left.
+    pub(super) fn lease_lost(&self) {
+        self.metrics.lease_lost.increment(1);
+        self.lately.lock_unpoisoned().leases_lost.note(SystemTime::now());
+    }
+
     async fn stop(self: Arc<Self>, hash: UserHash) {
         let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
             return;
         };
         self.metrics.lost_users.increment(1);
         resident.lost().cancel();
+        self.lately.lock_unpoisoned().users_lost.note(SystemTime::now());
         tracing::error!("this node has lost a user to the cluster: its children are ended");
         residents.end(&resident.user).await;
         self.leave(resident);

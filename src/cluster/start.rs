@@ -55,7 +55,6 @@ impl Cluster {
         let coming =
             coming.map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         let metrics = Arc::new(metrics);
-        let counted = metrics.clone();
         let house =
             Arc::new(House::new(cluster.clone(), config.data_dir.clone(), replica, metrics, tasks.clone()));
         // Validated.
@@ -80,7 +79,7 @@ impl Cluster {
         let mut deadline = membership.deadline();
         fence.put(deadline.borrow_and_update().map(|deadline| deadline.nanos));
         let is_leaving = Arc::<AtomicBool>::default();
-        let leaves = is_leaving.clone();
+        let (leaves, keeper) = (is_leaving.clone(), house.clone());
         let (moved, ended, mut is_member) = (fence.clone(), end.child_token(), true);
         tasks.spawn(async move {
             // Shims look at the page themselves: it may be behind, and never ahead.
@@ -91,7 +90,7 @@ impl Cluster {
                     && held.is_none()
                     && !leaves.load(Ordering::Acquire)
                 {
-                    counted.lease_lost.increment(1);
+                    keeper.lease_lost();
                 }
             }
         });

@@ -23,7 +23,7 @@ const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 const INDEX: &str = include_str!("page/index.html");
 
-const FILES: [(&str, &str, &str); 21] = [
+const FILES: [(&str, &str, &str); 22] = [
     ("answers.js", JAVASCRIPT, include_str!("page/answers.js")),
     ("app.js", JAVASCRIPT, include_str!("page/app.js")),
     ("attention.js", JAVASCRIPT, include_str!("page/attention.js")),
@@ -32,6 +32,7 @@ const FILES: [(&str, &str, &str); 21] = [
     ("events.js", JAVASCRIPT, include_str!("page/events.js")),
     ("load.js", JAVASCRIPT, include_str!("page/load.js")),
     ("message.js", JAVASCRIPT, include_str!("page/message.js")),
+    ("nodes.js", JAVASCRIPT, include_str!("page/nodes.js")),
     ("now.js", JAVASCRIPT, include_str!("page/now.js")),
     ("overview.js", JAVASCRIPT, include_str!("page/overview.js")),
     ("routes.js", JAVASCRIPT, include_str!("page/routes.js")),

@@ -34,6 +34,7 @@ mod moving;
 mod network;
 mod nodes;
 mod observer;
+mod page;
 mod partition;
 mod peers;
 mod real;

@@ -2,6 +2,7 @@
 //! Pictures of what was seen are in `target/page`. Without a Chromium these tests say that they are left out.
 
 mod access;
+mod alone;
 mod charts;
 mod hidden;
 mod keys;

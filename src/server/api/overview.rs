@@ -10,6 +10,8 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+#[cfg(feature = "cluster")]
+use crate::cluster::ClusterStatus;
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
@@ -39,6 +41,10 @@ pub(crate) struct Overview {
     spend: SpendView,
     isolation: Vec<Value>,
     containment: &'static str,
+    /// Where this server is a node of one.
+    #[cfg(feature = "cluster")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterStatus>,
 }
 
 #[derive(Serialize)]
@@ -113,6 +119,8 @@ pub(crate) async fn show(
         spend: spend(app.pilot.spend().today(), accounts, app.pilot.spend().limit_usd()),
         isolation: isolation.collect(),
         containment: app.pilot.containment(),
+        #[cfg(feature = "cluster")]
+        cluster: app.pilot.cluster().map(|cluster| cluster.status()),
     }))
 }
 

@@ -2,6 +2,7 @@
 
 import { age, byId, bytes, clock, count, money, userName } from "/page/service.js";
 import { agesOf, known, placeOf } from "/page/store.js";
+import * as nodes from "/page/nodes.js";
 import { overview } from "/page/overview.js";
 import { named } from "/page/text.js";
 import { html, render } from "/page/ui.js";
@@ -59,6 +60,7 @@ export function items() {
   const data = overview.data;
   const add = (kind, key, what, href, verbs = "") => found.push({ kind, key, what, href, verbs });
   for (const reason of data?.reasons ?? []) add("bad", `reason ${reason}`, html`<b>No new turns:</b> ${reason}`, "#/load");
+  for (const { kind, key, what } of nodes.problems()) add(kind, key, what, "#nodes");
 
   const asking = sessions.filter((session) => session.pending_permissions > 0);
   for (const session of asking) {

@@ -3,6 +3,7 @@
 import * as attention from "/page/attention.js";
 import * as charts from "/page/charts.js";
 import * as load from "/page/load.js";
+import * as nodes from "/page/nodes.js";
 import * as now from "/page/now.js";
 import * as overview from "/page/overview.js";
 import { byId, userName } from "/page/service.js";
@@ -52,6 +53,7 @@ function show() {
     attention.show();
     now.show();
     sessions.show(true);
+    nodes.show();
     charts.show();
   } else if (page === "session") {
     session.show();

@@ -1,17 +1,19 @@
 // The sessions that the page knows. All are read when the page connects, then those in memory alone: the others do not
-// change. One that leaves the memory is asked for once.
+// change. One that leaves the memory is asked for once; not in a cluster, where a question brings its user to a node.
 
 import { ask, credentials, userName } from "/page/service.js";
 import { named } from "/page/text.js";
 
 /** Sessions that are asked for one by one; more are read all at once. */
 const MOST_SINGLE = 20;
+/** Milliseconds between two reads of all in a cluster, where sessions have left the memory of their node. */
+const WHOLE_AGAIN = 60_000;
 /** The longest list of all users, and of one. */
 const MOST = { all: 10_000, own: 1000 };
 
 /** By key, and how far they are known. `at` and `serverTime`: ages advance between two answers. `took`: milliseconds of the
- * last look without the wait for the service. */
-export const known = { sessions: new Map(), truncated: false, spares: {}, at: 0, serverTime: 0, took: 0, isRead: false, version: 0 };
+ * last look without the wait for the service. `unreachable`: nodes of a cluster that did not answer. */
+export const known = { sessions: new Map(), truncated: false, unreachable: [], spares: {}, at: 0, serverTime: 0, took: 0, isRead: false, wholeAt: 0, version: 0 };
 
 export const keyOf = ({ user, id }) => JSON.stringify([user ?? "", id]);
 
@@ -21,7 +23,7 @@ const count = { forgotten: 0, distrusted: 0 };
 export function forget() {
   count.forgotten += 1;
   known.sessions.clear();
-  Object.assign(known, { truncated: false, spares: {}, isRead: false, version: known.version + 1 });
+  Object.assign(known, { truncated: false, unreachable: [], spares: {}, isRead: false, version: known.version + 1 });
 }
 
 /** Reads all again with the next refresh. */
@@ -37,7 +39,7 @@ export async function refresh() {
   const serverTime = Date.parse(response.headers.get("date")) / 1000 || Date.now() / 1000;
   const text = await response.text();
   const begun = performance.now();
-  const { sessions, truncated, spares } = JSON.parse(text);
+  const { sessions, truncated, spares, unreachable } = JSON.parse(text);
   const before = known.sessions;
   const found = new Map();
   for (const session of sessions) {
@@ -47,9 +49,14 @@ export async function refresh() {
   }
   if (!all) {
     const gone = [...before].filter(([key, session]) => session.loaded && !found.has(key));
-    if (gone.length > MOST_SINGLE) return void ((known.isRead = false), await refresh());
+    const isDue = unreachable ? gone.length && begun - known.wholeAt > WHOLE_AGAIN : gone.length > MOST_SINGLE;
+    if (isDue) return void ((known.isRead = false), await refresh());
     for (const [key, session] of before) if (!found.has(key)) found.set(key, session);
     for (const [key, session] of gone) {
+      if (unreachable) {
+        found.set(key, keep(session, { ...session, ...AT_REST, idle_seconds: agesOf(session).idle }, key));
+        continue;
+      }
       const now = await one(session);
       if (now) found.set(key, keep(session, now, key));
       else found.delete(key);
@@ -57,8 +64,8 @@ export async function refresh() {
   }
   if (forgotten !== count.forgotten) return;
   const isRead = distrusted === count.distrusted;
-  Object.assign(known, { sessions: found, spares: spares ?? {}, at: performance.now(), serverTime, isRead });
-  if (all) known.truncated = truncated;
+  Object.assign(known, { sessions: found, spares: spares ?? {}, unreachable: unreachable ?? [], at: performance.now(), serverTime, isRead });
+  if (all) Object.assign(known, { truncated, wholeAt: begun });
   known.took = performance.now() - begun;
   // An object that stayed the same has not changed.
   if (before.size !== found.size || [...found].some(([key, session]) => before.get(key) !== session)) known.version += 1;
@@ -80,6 +87,9 @@ const FIELDS = [
   "state", "pid", "generation", "model", "turns", "restarts", "memory_bytes", "cpu_cores", "queue_depth", "total_cost_usd", "frozen", "title",
   "input_tokens", "output_tokens", "pending_permissions", "last_used", "loaded",
 ];
+
+/** What a session without a child has. */
+const AT_REST = { state: "dormant", pid: null, memory_bytes: 0, cpu_cores: null, queue_depth: 0, frozen: false, pending_permissions: 0, loaded: false };
 
 async function one(session) {
   try {
