@@ -14,6 +14,8 @@
     reason = "a bench fails by panicking"
 )]
 
+#[path = "../common/proxy.rs"]
+mod proxy;
 mod servers;
 #[path = "../common/table.rs"]
 mod table;

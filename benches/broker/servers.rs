@@ -9,9 +9,8 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, Uri};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 use crate::EVENTS;
@@ -65,28 +64,11 @@ pub(crate) async fn api() {
     }
 }
 
-/// The floor: hyper's server and client, and the address of the request between them.
 pub(crate) async fn plain_proxy(base: &str) {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    let client: Client<_, Incoming> =
-        Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
     let listener = listen().await;
     announce(listener.local_addr().unwrap(), "none");
-    let serving = async {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let (client, base) = (client.clone(), base.to_owned());
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                *request.uri_mut() = format!("{base}{}", request.uri()).parse::<Uri>().unwrap();
-                client.request(request)
-            });
-            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-        }
-    };
     tokio::select! {
-        () = serving => {}
+        () = crate::proxy::serve(listener, base) => {}
         () = until_input_ends() => {}
     }
 }

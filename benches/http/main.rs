@@ -24,7 +24,9 @@ mod instant;
 mod pipe;
 mod rest;
 mod rows;
+#[allow(dead_code, reason = "another bench needs the rest")]
 mod server;
+mod side;
 #[path = "../common/table.rs"]
 mod table;
 

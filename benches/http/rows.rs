@@ -2,14 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Seen, keepalive, messages, responses, round_trip};
+use crate::client::{Client, keepalive, messages, responses, round_trip};
 use crate::pipe::Pipe;
 use crate::rest;
 use crate::server::Server;
+use crate::side::Side;
 use crate::table::{Row, median, print, row};
-
-/// Sessions that start at the same time, before the first round.
-const STARTS_AT_ONCE: usize = 8;
 
 pub(crate) async fn run(wanted: &[String], is_quick: bool) -> bool {
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
@@ -46,69 +44,6 @@ pub(crate) async fn run(wanted: &[String], is_quick: bool) -> bool {
     print(&rows)
 }
 
-/// One of the servers that are compared, and how it is asked.
-struct Side {
-    server: Server,
-    /// A client for each session, with its request.
-    clients: Vec<(Client, Vec<u8>)>,
-    /// By round: median of a turn, processor time of a turn, time of the round by turns.
-    latency: Vec<f64>,
-    cpu: Vec<f64>,
-    wall: Vec<f64>,
-    events: usize,
-}
-
-type Ask = fn(usize, &str) -> Vec<u8>;
-
-impl Side {
-    /// With a warm session for each client.
-    async fn warm(server: Server, sessions: usize, ask: Ask, text: &str) -> Self {
-        let mut clients = Vec::new();
-        for users in (0..sessions).collect::<Vec<_>>().chunks(STARTS_AT_ONCE) {
-            let start = |user: &usize| {
-                let (address, warm, request) = (server.address, ask(*user, "warm"), ask(*user, text));
-                tokio::spawn(async move {
-                    let mut client = Client::connect(address).await;
-                    client.turn(&warm).await;
-                    (client, request)
-                })
-            };
-            let starting: Vec<_> = users.iter().map(start).collect();
-            for started in starting {
-                clients.push(started.await.unwrap());
-            }
-        }
-        Self { server, clients, latency: Vec::new(), cpu: Vec::new(), wall: Vec::new(), events: 0 }
-    }
-
-    /// All clients take `turns` turns at the same time.
-    async fn round(&mut self, turns: usize) {
-        let (before, begin) = (self.server.cpu(), Instant::now());
-        let tasks: Vec<_> = std::mem::take(&mut self.clients)
-            .into_iter()
-            .map(|(mut client, request)| {
-                tokio::spawn(async move {
-                    let mut seen = Vec::with_capacity(turns);
-                    for _ in 0..turns {
-                        seen.push(client.turn(&request).await);
-                    }
-                    (client, request, seen)
-                })
-            })
-            .collect();
-        let mut all: Vec<Seen> = Vec::new();
-        for task in tasks {
-            let (client, request, seen) = task.await.unwrap();
-            self.clients.push((client, request));
-            all.extend(seen);
-        }
-        self.cpu.push(self.server.cpu_since(&before) / all.len() as f64);
-        self.latency.push(median(all.iter().map(|seen| seen.whole.as_secs_f64())));
-        self.wall.push(begin.elapsed().as_secs_f64() / all.len() as f64);
-        self.events = all[0].events;
-    }
-}
-
 /// A value by round.
 type Rounds = fn(&Side) -> &[f64];
 
@@ -130,13 +65,19 @@ async fn compare(rounds: usize, sessions: usize, turns: usize, text: &str, has_r
         "[session]\nidle_timeout = \"1h\"\n[http]\nrequests_per_minute = 0\nheader_timeout = \"1h\"\n[limits]\nmax_children = {sessions}"
     );
     let mut sides = Compared {
-        floor: Side::warm(Server::floor(sessions), sessions, keepalive, text).await,
-        keepalive: Side::warm(Server::ours(&config).await, sessions, keepalive, text).await,
-        anthropic: Side::warm(Server::ours(&config).await, sessions, messages, text).await,
+        floor: Side::warm(
+            Server::role(&[crate::FLOOR, &sessions.to_string()]).into(),
+            0..sessions,
+            keepalive,
+            text,
+        )
+        .await,
+        keepalive: Side::warm(Server::ours(&config).await.into(), 0..sessions, keepalive, text).await,
+        anthropic: Side::warm(Server::ours(&config).await.into(), 0..sessions, messages, text).await,
         responses: None,
     };
     if has_responses {
-        let side = Side::warm(Server::ours(&config).await, sessions, responses, text).await;
+        let side = Side::warm(Server::ours(&config).await.into(), 0..sessions, responses, text).await;
         sides.responses = Some(side);
     }
     for _ in 0..rounds {

@@ -21,9 +21,10 @@ pub(crate) struct Server {
 pub(crate) struct Cpu(HashMap<String, u64>);
 
 impl Server {
-    pub(crate) fn floor(children: usize) -> Self {
+    /// Another server that this program is, if it is started with these arguments.
+    pub(crate) fn role(arguments: &[&str]) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args([crate::FLOOR, &children.to_string()]);
+        command.args(arguments);
         Self::start(&mut command, None, false)
     }
 
@@ -78,6 +79,11 @@ impl Server {
         let text = text.text().await.unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or_default()
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
     }
 
     async fn is_ready(&self) -> bool {

@@ -5,6 +5,7 @@
 //! thread runs everything, and the child is [`instant`].
 //!
 //! `cargo bench --bench instructions` needs valgrind; with `--profile dev` it has the bounds of a build without optimisation.
+//! `--no-default-features --features server` counts a program that cannot be a node of a cluster.
 //! `-- run written 200 50` is one run of the library: to be watched by any tool.
 
 #![allow(

@@ -29,7 +29,6 @@ mod history;
 mod in_flight;
 mod keys;
 mod ledger_gone;
-mod measure;
 mod moving;
 mod network;
 mod nodes;
