@@ -75,6 +75,8 @@ pub(crate) trait Residents: Send + Sync {
     fn forget<'a>(&'a self, user: &'a UserId) -> Later<'a, ()>;
     /// The user with this short digest, if something here names it.
     fn named<'a>(&'a self, digest: &'a str) -> Later<'a, Option<UserId>>;
+    /// Whether there is nothing of a user here.
+    fn has_no_files<'a>(&'a self, user: &'a UserId) -> Later<'a, bool>;
     /// Notes in all conversations of a user that their latest turns may be lost.
     fn report_loss<'a>(&'a self, user: &'a UserId) -> Later<'a, ()>;
 }
@@ -120,9 +122,14 @@ impl Cluster {
         )
     }
 
-    /// Whether the end of a turn waits for the store.
-    pub(crate) fn waits(&self) -> bool {
-        self.house.config.replication == Replication::Turn
+    /// Whether the end of a turn, or of another change, waits for the store. With `async` the first one of a user does: after it
+    /// the next node knows that later ones may be missing.
+    pub(crate) fn waits(&self, user: &UserId) -> bool {
+        let is_announced = || {
+            let resident = self.house.resident(UserHash::of(user));
+            resident.is_some_and(|resident| resident.is_announced.load(Ordering::Acquire))
+        };
+        self.house.config.replication == Replication::Turn || !is_announced()
     }
 
     /// Whether this node has the user.

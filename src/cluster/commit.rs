@@ -32,6 +32,16 @@ pub(super) struct Files {
     pub(super) since: Since,
     /// Number of the last change that is stored ([`Resident::wanted`]).
     pub(super) stored_to: u64,
+    /// If it is not known what the store has: the next change sends everything.
+    pub(super) is_unknown: bool,
+}
+
+impl Files {
+    /// Of a user of whom the store has nothing.
+    pub(super) fn new(fence: Fence) -> Self {
+        let (state, since) = (UserState::default(), Since::default());
+        Self { fence, state, since, stored_to: 0, is_unknown: false }
+    }
 }
 
 /// How much is looked at.
@@ -70,6 +80,10 @@ impl Cluster {
     /// As [`Cluster::commit_changes`], in the background. What fails goes with the next change.
     pub(crate) fn commit_changes_later(&self, user: &UserId) {
         let Some(resident) = self.house.resident(UserHash::of(user)) else { return };
+        // One that has not begun takes this one along.
+        if resident.changes_wait.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let house = self.house.clone();
         self.house.tasks.spawn(async move { house.commit(&resident, Extent::Changes).await.ok() });
     }
@@ -113,6 +127,7 @@ impl House {
             return Ok(());
         }
         let began = Instant::now();
+        resident.changes_wait.store(false, Ordering::Release);
         let up_to = resident.wanted.load(Ordering::Acquire);
         let touched = resident.take_touched();
         let result = self.store_all(resident, files, extent, &touched, began).await;
@@ -151,7 +166,7 @@ impl House {
         began: Instant,
     ) -> Result<(), TurnError> {
         let Some(membership) = self.membership() else { return Err(TurnError::Moved) };
-        let mut is_full = false;
+        let mut is_full = files.is_unknown;
         while began.elapsed() < GIVE_UP_AFTER {
             let Some(stored) = membership.stored(resident.hash) else { return Err(TurnError::Moved) };
             let seq = stored.seq() + 1;
@@ -170,6 +185,7 @@ impl House {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a change of a user was not stored yet");
+                    *self.failed_at.lock_unpoisoned() = Some(Instant::now());
                     sleep(PAUSE).await;
                     continue;
                 }
@@ -189,10 +205,14 @@ impl House {
             head.early = self.config.replication == Replication::Async;
             head.released = extent == Extent::Last;
             match membership.commit(resident.hash, files.fence, head.clone()).await {
-                CommitEnd::Done if before.is_none() => {
-                    super::start::set_stale(&self.data_dir, resident.hash, true).await;
+                CommitEnd::Done => {
+                    if before.is_none() || files.is_unknown {
+                        super::start::set_stale(&self.data_dir, resident.hash, true).await;
+                    }
+                    files.is_unknown = false;
+                    resident.is_announced.store(head.announces_loss(), Ordering::Release);
+                    *self.failed_at.lock_unpoisoned() = None;
                 }
-                CommitEnd::Done => {}
                 CommitEnd::Fenced | CommitEnd::Unknown => return Err(TurnError::Moved),
                 CommitEnd::TooLarge => {
                     is_full = true;

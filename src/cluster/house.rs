@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -17,8 +17,8 @@ use super::commit::{Extent, Files};
 use super::lately::Lately;
 use super::ledger::{Fence, Head, Stored, UserHash};
 use super::membership::{Host, HostWork, Membership};
-use super::replica::chain::{Chain, Since};
-use super::replica::{Replica, UserState};
+use super::replica::Replica;
+use super::replica::chain::Chain;
 use crate::config;
 use crate::error::TurnError;
 use crate::model::ids::{SessionHash, UserId};
@@ -27,6 +27,8 @@ use crate::telemetry::metrics::ClusterMetrics;
 
 /// Interval of looking for users who rest, for other nodes, and of the metrics.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Time after a change that the store did not take in which no user is let go.
+const FAILING: Duration = Duration::from_secs(30);
 
 /// A user of this node, or one who is about to be.
 pub(super) struct Resident {
@@ -37,6 +39,10 @@ pub(super) struct Resident {
     /// Number of the last change that is to be stored, and since when one waits.
     pub(super) wanted: AtomicU64,
     pub(super) waits_since: Mutex<Option<Instant>>,
+    /// Whether a change in the background waits for its turn.
+    pub(super) changes_wait: AtomicBool,
+    /// Whether the next node knows that it may lack the ends of turns that were sent before their objects.
+    pub(super) is_announced: AtomicBool,
     /// Of this stay of the user: cancelled when the ownership is over and its children must end at once.
     lost: Mutex<CancellationToken>,
     /// `None` until the user's files are here. Held while a change is stored: one after the other.
@@ -80,6 +86,8 @@ pub(super) struct House {
     /// Age of the oldest change that is not stored, in milliseconds, at the last look.
     pub(super) lag_millis: AtomicU64,
     membership: OnceLock<Membership>,
+    /// When the store did not take a change. `None` after one that it took.
+    pub(super) failed_at: Mutex<Option<Instant>>,
     users: DashMap<UserHash, Arc<Resident>>,
 }
 
@@ -101,6 +109,7 @@ impl House {
             lately: Mutex::default(),
             lag_millis: AtomicU64::new(0),
             membership: OnceLock::new(),
+            failed_at: Mutex::default(),
             users: DashMap::new(),
         }
     }
@@ -132,6 +141,8 @@ impl House {
                 touched: Mutex::default(),
                 wanted: AtomicU64::new(0),
                 waits_since: Mutex::default(),
+                changes_wait: AtomicBool::new(false),
+                is_announced: AtomicBool::new(false),
                 lost: Mutex::default(),
                 files: tokio::sync::Mutex::default(),
             })
@@ -158,7 +169,10 @@ impl House {
                 if let Some(since) = *resident.waits_since.lock_unpoisoned() {
                     oldest = oldest.max(now.duration_since(since));
                 }
-                if now.duration_since(*resident.used.lock_unpoisoned()) >= self.config.release_after {
+                let is_unused =
+                    now.duration_since(*resident.used.lock_unpoisoned()) >= self.config.release_after;
+                // Who cannot be stored stays: nobody else has its latest changes.
+                if is_unused && !self.fails(now) {
                     // Stays if a request is in progress.
                     membership.evict(resident.hash);
                 }
@@ -175,39 +189,44 @@ impl House {
         }
     }
 
+    /// Whether the store has not taken changes lately.
+    fn fails(&self, now: Instant) -> bool {
+        self.failed_at.lock_unpoisoned().is_some_and(|failed| now.duration_since(failed) < FAILING)
+    }
+
     /// Brings the files of a user here. Whether they are.
     async fn restore(self: Arc<Self>, hash: UserHash, fence: Fence, stored: Stored) -> bool {
         let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
             return false;
         };
         let user = &resident.user;
-        let (state, since) = match &stored.head {
+        let is_stale = super::start::is_stale(&self.data_dir, hash).await;
+        let unstored = super::start::unstored(&self.data_dir, hash).await;
+        let files = match &stored.head {
             None => {
-                if super::start::is_stale(&self.data_dir, hash).await {
-                    // The user was deleted on another node.
-                    if let Err(error) = self.replica.forget(user).await {
-                        tracing::error!(%error, "files of a user who was deleted are still here");
+                if is_stale {
+                    // Heads do not vanish: those of deleted users stay.
+                    tracing::error!(
+                        "the ledger does not know a user any more who was in the cluster; was it restored from an older state?"
+                    );
+                    if !self.set_aside(user, fence).await {
                         return false;
                     }
                     super::start::set_stale(&self.data_dir, hash, false).await;
                 }
-                (UserState::default(), Since::default())
+                Files::new(fence)
+            }
+            // The store was away when the user left, and nobody has had the user since.
+            Some(head) if unstored == Some((head.fence.0, head.seq)) => {
+                tracing::warn!("the files of a user here are newer than those of the store, and stay");
+                Files { is_unknown: true, ..Files::new(fence) }
             }
             Some(head) => {
-                if !super::start::is_stale(&self.data_dir, hash).await {
-                    // Of a time before the cluster, and of a user who has begun on another node meanwhile.
-                    match self.replica.set_aside(user, fence.0).await {
-                        Ok(None) => {}
-                        Ok(Some(place)) => {
-                            tracing::error!(place = %place.display(), "files of a user who has others in the cluster are set aside");
-                        }
-                        Err(error) => {
-                            tracing::error!(%error, "files of a user who has others in the cluster cannot be set aside");
-                            return false;
-                        }
-                    }
-                    super::start::set_stale(&self.data_dir, hash, true).await;
+                // Files of a time before the cluster, of a user who has begun on another node meanwhile.
+                if !is_stale && !self.set_aside(user, fence).await {
+                    return false;
                 }
+                super::start::set_stale(&self.data_dir, hash, true).await;
                 let taken = match self.replica.take_over(user, &chain_of(head)).await {
                     Ok(taken) => taken,
                     Err(error) => {
@@ -218,16 +237,33 @@ impl House {
                 if let Some(loss) = &taken.loss {
                     tracing::error!(error = %loss, "objects of a user are lost");
                 }
-                // Ends of turns that were sent before their objects may have no object.
-                let may_lack = head.early && !head.released;
-                if taken.loss.is_some() || may_lack {
+                if taken.loss.is_some() || head.announces_loss() {
                     residents.report_loss(user).await;
                 }
-                (taken.state, taken.since)
+                Files { state: taken.state, since: taken.since, ..Files::new(fence) }
             }
         };
-        *resident.files.lock().await = Some(Files { fence, state, since, stored_to: 0 });
+        let announces = stored.head.as_ref().is_some_and(Head::announces_loss);
+        resident.is_announced.store(announces, Ordering::Release);
+        *resident.files.lock().await = Some(files);
         true
+    }
+
+    /// Moves files of a user out of the way that are not those of the cluster.
+    async fn set_aside(&self, user: &UserId, fence: Fence) -> bool {
+        match self.replica.set_aside(user, fence.0).await {
+            Ok(None) => true,
+            Ok(Some(_)) => {
+                tracing::error!(
+                    "files of a user that are not those of the cluster are set aside, below `replaced` of the data directory"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "files of a user that are not those of the cluster cannot be set aside");
+                false
+            }
+        }
     }
 
     /// Ends the children of a user in order and stores what is not stored yet.
@@ -239,6 +275,15 @@ impl House {
             tracing::warn!("children of a user who leaves this node do not end in order");
             resident.lost().cancel();
             residents.end(&resident.user).await;
+        }
+        let head = self.membership().and_then(|membership| membership.stored(hash)?.head);
+        if head.is_none() && residents.has_no_files(&resident.user).await {
+            // A stranger's name is no reason to keep anything.
+            return self.leave(resident);
+        }
+        if let Some(head) = head {
+            // For the case that this node gets the user back before another one.
+            super::start::set_unstored(&self.data_dir, hash, (head.fence.0, head.seq)).await;
         }
         let stored = self.commit(&resident, Extent::Last).await;
         if let Err(error) = stored {

@@ -42,7 +42,8 @@ pub(crate) use operator::{ForgetError, Forgotten};
 pub(crate) const MARGIN: Duration = Duration::from_millis(500);
 /// Requests to the ledger at once. More wait for their turn.
 const MAX_CALLS: usize = 64;
-/// Restores and closes at once: a drain closes all users. Stops are not counted, since they cannot wait.
+/// Restores at once, and as many closes: a drain closes all users, and who comes does not wait for who leaves. Stops are not
+/// counted, since they cannot wait.
 const MAX_HOST_WORK: usize = 64;
 
 /// Work of the host, later.
@@ -165,7 +166,8 @@ struct Inner {
     /// A rejoin is in the state.
     rejoin: Notify,
     calls: Semaphore,
-    host_work: Semaphore,
+    restores: Semaphore,
+    closes: Semaphore,
     tasks: TaskTracker,
     end: CancellationToken,
     /// Part of `end`: no lease is renewed or taken any more.
@@ -224,7 +226,8 @@ impl Membership {
             info: tokio::sync::watch::Sender::new(settings.info),
             rejoin: Notify::new(),
             calls: Semaphore::new(MAX_CALLS),
-            host_work: Semaphore::new(MAX_HOST_WORK),
+            restores: Semaphore::new(MAX_HOST_WORK),
+            closes: Semaphore::new(MAX_HOST_WORK),
             tasks,
             leaving: end.child_token(),
             end,

@@ -95,15 +95,6 @@ impl Replica {
         Ok(Self { store, data_dir: data_dir.to_owned(), options, turns, wholes, taking_over })
     }
 
-    /// Removes what this node has of a user whom another node owns now. No child of the user may run.
-    ///
-    /// # Errors
-    /// A file cannot be removed; a repetition continues.
-    pub(crate) async fn forget(&self, user: &UserId) -> io::Result<()> {
-        let places = UserPlaces::of(&self.data_dir, user);
-        blocking_long(move || apply::forget(&places)).await
-    }
-
     /// Moves what this node has of a user out of the way, where nothing else has it. Returns the directory, if there was any.
     ///
     /// # Errors

@@ -156,18 +156,35 @@ pub(super) async fn is_stale(data_dir: &Path, user: UserHash) -> bool {
     blocking(move || Ok(path.exists())).await.unwrap_or(false)
 }
 
-pub(super) async fn set_stale(data_dir: &Path, user: UserHash, is_stale: bool) {
+/// Notes that the files of a user here are newer than what the cluster has, which ends with the head of this fence and number.
+pub(super) async fn set_unstored(data_dir: &Path, user: UserHash, (fence, seq): (u64, u64)) {
+    write_mark(data_dir, user, Some(format!("{fence} {seq}"))).await;
+}
+
+/// The head that the files of a user here follow, if they are newer.
+pub(super) async fn unstored(data_dir: &Path, user: UserHash) -> Option<(u64, u64)> {
     let path = mark(data_dir, user);
-    let done = blocking(move || {
-        if is_stale {
+    let text = blocking(move || std::fs::read_to_string(path)).await.ok()?;
+    let (fence, seq) = text.split_once(' ')?;
+    fence.parse().ok().zip(seq.parse().ok())
+}
+
+pub(super) async fn set_stale(data_dir: &Path, user: UserHash, is_stale: bool) {
+    write_mark(data_dir, user, is_stale.then(String::new)).await;
+}
+
+/// `None` removes it.
+async fn write_mark(data_dir: &Path, user: UserHash, content: Option<String>) {
+    let path = mark(data_dir, user);
+    let done = blocking(move || match content {
+        Some(content) => {
             std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
-            std::fs::write(&path, "")
-        } else {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            }
+            std::fs::write(&path, content)
         }
+        None => match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        },
     });
     if let Err(error) = done.await {
         tracing::warn!(%error, "it cannot be noted whether the files of a user are those of the cluster");

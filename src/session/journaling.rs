@@ -214,7 +214,7 @@ pub(super) fn send_replicated(
     last: Option<Box<TurnEnd>>,
 ) -> Option<Box<TurnEnd>> {
     let user = plan.entry.key.user().clone();
-    let (waiting, sent) = if cluster.waits() { (last, None) } else { (None, last) };
+    let (waiting, sent) = if cluster.waits(&user) { (last, None) } else { (None, last) };
     let session = plan.entry.hash.clone();
     cluster.touch(&user, &session);
     plan.env().tasks.spawn(async move {

@@ -68,6 +68,11 @@ impl Residents for HandOver {
         Box::pin(async move { blocking(move || Ok(user_named(&data_dir, &digest))).await.ok().flatten() })
     }
 
+    fn has_no_files<'a>(&'a self, user: &'a UserId) -> Later<'a, bool> {
+        let files = UserFiles::of(&self.sessions.env.config.data_dir, user);
+        Box::pin(async move { blocking(move || files.is_empty()).await.unwrap_or(false) })
+    }
+
     fn report_loss<'a>(&'a self, user: &'a UserId) -> Later<'a, ()> {
         Box::pin(self.report(user))
     }
@@ -105,6 +110,15 @@ impl HandOver {
     }
 
     async fn end_at_once(&self, user: &UserId) {
+        let deadline = Instant::now() + longest_stop(&self.sessions.env.config);
+        self.end_sessions(user, deadline).await;
+        // Who was inside may have brought one into memory since.
+        let closed = timeout_at(deadline, self.sessions.users.close(user)).await;
+        self.end_sessions(user, deadline).await;
+        drop(closed);
+    }
+
+    async fn end_sessions(&self, user: &UserId, deadline: Instant) {
         let entries = self.entries(user);
         let ending: Vec<_> = entries
             .iter()
@@ -114,7 +128,6 @@ impl HandOver {
                 gone
             })
             .collect();
-        let deadline = Instant::now() + longest_stop(&self.sessions.env.config);
         for gone in ending {
             timeout_at(deadline, gone).await.ok();
         }

@@ -89,6 +89,14 @@ impl UserFiles {
         remove_any(&self.list())
     }
 
+    /// Whether there is nothing of a user but a name.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn is_empty(&self) -> io::Result<bool> {
+        let others =
+            [conversations_dir(&self.data_dir).join(&self.digest), self.responses(), self.usage_file()];
+        Ok(self.sessions()?.is_empty() && !others.iter().any(|path| path.exists()))
+    }
+
     /// Deletes everything of a user without children.
     pub(crate) fn delete_all(&self) -> io::Result<usize> {
         let mut count = 0;

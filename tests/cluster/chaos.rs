@@ -228,7 +228,7 @@ async fn chaos_loses_nothing() {
     let lasts = number("PILOTLIGHT_CHAOS_MINUTES").map_or(LASTS, |minutes| Duration::from_secs(60 * minutes));
     installed::say(&format!("PILOTLIGHT_CHAOS_SEED={seed}"));
     let Some(etcd) = Etcd::start(MEMBERS).await else { return };
-    let bucket = if seed % 2 == 0 { Some(S3::start().await) } else { None };
+    let bucket = if seed.is_multiple_of(2) { Some(S3::start().await) } else { None };
     let has_disks = rustix::process::geteuid().is_root();
     let around = Around {
         is_linked: true,

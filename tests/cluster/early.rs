@@ -1,6 +1,7 @@
 //! `cluster.replication = "async"`: a turn that is lost with its node is reported.
 
 use crate::asker::{Asker, End};
+use crate::common::{SOON, eventually_some};
 use crate::history;
 use crate::nodes::{Nodes, SIM};
 
@@ -21,7 +22,7 @@ async fn lost_turn_is_reported() {
     let Some(mut cluster) = Nodes::start(2, &config()).await else { return };
     let (alice, sites) = (Asker::new("alice", "default"), cluster.sites());
     assert!(alice.ask(&sites[0], "kept-word").await.is_good());
-    crate::common::eventually_some("the first turn is stored", crate::common::SOON, async || {
+    eventually_some("the first turn is stored", SOON, async || {
         history::head(&cluster, "alice").await.map(drop)
     })
     .await;
@@ -64,5 +65,49 @@ async fn no_turn_is_lost_in_silence() {
         cluster.nodes[round % 2].start().await;
     }
     crate::common::installed::say(&format!("{reported} of {} conversations reported a loss", ROUNDS * 4));
+    history::check(&cluster).await;
+}
+
+/// A user who rested left nothing open: the next node would take what it finds for all there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_turn_after_a_rest_is_stored_first() {
+    let config = format!("{}release_after = \"1s\"\ncommit_timeout = \"1s\"\n", config());
+    let Some(cluster) = Nodes::start(2, &config).await else { return };
+    let (alice, sites) = (Asker::new("alice", "default"), cluster.sites());
+    assert!(alice.ask(&sites[0], "kept-word").await.is_good());
+    eventually_some("alice has left", SOON, async || {
+        history::head(&cluster, "alice").await.filter(|head| head["released"] == true).map(drop)
+    })
+    .await;
+    // She comes back before the store is gone.
+    let owner = cluster.owner(0, "alice").await;
+    cluster.take_store();
+    let end = alice.ask(&sites[owner], "lost-word").await;
+    assert!(
+        matches!(&end, End::Failed { code, .. } | End::Refused { code, .. } if code == "not_replicated"),
+        "{end:?}"
+    );
+    cluster.give_store_back();
+}
+
+/// The node gets its own user back, whose latest turns nobody else has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_could_not_store_stays_there() {
+    let Some(mut cluster) = Nodes::start(1, &format!("drain_timeout = \"1s\"\n{}", config())).await else {
+        return;
+    };
+    let alice = Asker::new("alice", "default");
+    assert!(alice.ask(&cluster.sites()[0], "kept-word").await.is_good());
+    eventually_some("the first turn is stored", SOON, async || {
+        history::head(&cluster, "alice").await.map(drop)
+    })
+    .await;
+    cluster.take_store();
+    assert!(alice.ask(&cluster.sites()[0], "late-word").await.is_good());
+    cluster.nodes[0].stop().await;
+    cluster.give_store_back();
+    cluster.nodes[0].start().await;
+    let (text, is_lost) = good(alice.ask(&cluster.sites()[0], "[[recall]]").await);
+    assert!(text.contains("kept-word") && text.contains("late-word") && !is_lost, "{is_lost}: {text}");
     history::check(&cluster).await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::task::{JoinHandle, spawn};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::asker::{Asker, End, now};
@@ -39,12 +39,14 @@ fn puts(bucket: &S3, fault: impl Fn(usize) -> Fault + Send + 'static) {
     });
 }
 
-fn asking(asker: &Asker, site: &str, text: &str) -> JoinHandle<(End, Duration)> {
+fn asking(asker: &Asker, site: &str, text: &str) -> JoinSet<(End, Duration)> {
     let (asker, site, text) = (asker.clone(), site.to_owned(), text.to_owned());
-    spawn(async move {
+    let mut turn = JoinSet::new();
+    turn.spawn(async move {
         let (end, took, _) = asker.asked(&site, &text).await;
         (end, took)
-    })
+    });
+    turn
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,9 +62,9 @@ async fn end_of_a_turn_waits_for_a_slow_bucket() {
     puts(&bucket, |_| Fault::Held);
     let mut turn = asking(&alice, site, "held-word");
     eventually("the object is on its way", SOON, || bucket.held() == 1).await;
-    assert!(timeout(WAITS_FOR, &mut turn).await.is_err(), "it does not wait for the store");
+    assert!(timeout(WAITS_FOR, turn.join_next()).await.is_err(), "it does not wait for the store");
     bucket.let_go();
-    assert!(turn.await.unwrap().0.is_good());
+    assert!(turn.join_next().await.unwrap().unwrap().0.is_good());
 
     // Errors of the store, connections that break, and answers that are lost are none of the caller's business.
     puts(&bucket, |number| match number {
@@ -75,7 +77,7 @@ async fn end_of_a_turn_waits_for_a_slow_bucket() {
 
     // It is waited for no longer than `cluster.commit_timeout`.
     puts(&bucket, |_| Fault::Held);
-    let (end, took) = asking(&alice, site, "late-word").await.unwrap();
+    let (end, took) = asking(&alice, site, "late-word").join_next().await.unwrap().unwrap();
     assert_eq!(end.code(), "not_replicated", "{end:?}");
     assert!((COMMIT_TIMEOUT..COMMIT_TIMEOUT + TURN).contains(&took), "{took:?}");
     puts(&bucket, |_| Fault::None);

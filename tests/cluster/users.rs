@@ -141,3 +141,24 @@ async fn user_who_was_lost_returns_with_all_turns() {
     assert_eq!(turns(&cluster, "alice").await, counted + 1);
     history::check(&cluster).await;
 }
+
+/// Whoever may name users could otherwise fill etcd and the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn name_that_was_only_asked_for_leaves_nothing() {
+    let config = format!("{SIM}{LONG_LEASE}release_after = \"1s\"\n");
+    let Some(cluster) = Nodes::start(1, &config).await else { return };
+    assert!(Asker::new("known", "default").ask(&cluster.sites()[0], "hello").await.is_good());
+    for number in 0..10 {
+        cluster.owner(0, &format!("probe{number}")).await;
+    }
+    let users = async || {
+        let (_, status) = cluster.client(0).get("/v1/cluster").await;
+        let status: Value = serde_json::from_str(&status).ok()?;
+        status["nodes"][0]["users"].as_u64()
+    };
+    eventually_some("all have left", SOON, async || (users().await? == 0).then_some(())).await;
+    assert!(history::head(&cluster, "known").await.is_some());
+    for number in 0..10 {
+        assert_eq!(history::head(&cluster, &format!("probe{number}")).await, None);
+    }
+}

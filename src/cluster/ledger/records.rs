@@ -229,6 +229,11 @@ impl Stored {
 }
 
 impl Head {
+    /// Whether ends of turns may have been sent that no object has.
+    pub(crate) fn announces_loss(&self) -> bool {
+        self.early && !self.released
+    }
+
     /// The head with one more object, a snapshot, which replaces all before.
     pub(crate) fn snapshot(before: Option<&Self>, fence: Fence, bytes: u64) -> Self {
         let seq = before.map_or(0, |head| head.seq).saturating_add(1);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Host, HostWork, Inner, State, Verdict};
@@ -76,13 +77,23 @@ impl Inner {
             Action::Restore { user, fence, stored } => {
                 let failed = Event::Restored { user, fence, ok: false };
                 let work = move |host: &dyn Host| host.restore(user, fence, stored);
-                self.host_work(state, user, work, failed, move |ok| Event::Restored { user, fence, ok });
+                let permits: Permits = |inner| &inner.restores;
+                self.host_work(state, user, (work, permits), failed, move |ok| Event::Restored {
+                    user,
+                    fence,
+                    ok,
+                });
             }
             Action::Close { user, fence } => {
                 // The children may live: they are stopped before the release.
                 let failed = Event::CloseFailed { user, fence };
                 let work = move |host: &dyn Host| host.close(user, fence);
-                self.host_work(state, user, work, failed, move |last| Event::Closed { user, fence, last });
+                let permits: Permits = |inner| &inner.closes;
+                self.host_work(state, user, (work, permits), failed, move |last| Event::Closed {
+                    user,
+                    fence,
+                    last,
+                });
             }
             Action::Stop { user, fence } => self.stop(state, user, fence),
             Action::Commit { user, fence, commit, expected, head, attempt } => {
@@ -139,7 +150,7 @@ impl Inner {
         self: &Arc<Self>,
         state: &mut State,
         user: UserHash,
-        work: impl FnOnce(&dyn Host) -> HostWork<T> + Send + 'static,
+        (work, permits): (impl FnOnce(&dyn Host) -> HostWork<T> + Send + 'static, Permits),
         failed: Event,
         done: impl FnOnce(T) -> Event + Send + 'static,
     ) {
@@ -147,7 +158,7 @@ impl Inner {
         let handle = self.tasks.spawn(async move {
             let host = Arc::clone(&inner.host);
             let mut outcome = Outcome { inner: Arc::clone(&inner), event: Some(failed) };
-            let permit = inner.host_work.acquire().await;
+            let permit = permits(&inner).acquire().await;
             let result = work(&*host).await;
             drop(permit);
             outcome.is(done(result));
@@ -197,6 +208,9 @@ impl Inner {
         reply
     }
 }
+
+/// The permits of a kind of the host's work.
+type Permits = fn(&Inner) -> &Semaphore;
 
 /// Reports the end of a host's work, also if it ends by a panic.
 struct Outcome {

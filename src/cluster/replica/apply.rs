@@ -25,7 +25,7 @@ use write::Target;
 use crate::model::ids::UserId;
 
 pub(crate) use aside::set_aside;
-pub(crate) use place::{forget, recover};
+pub(crate) use place::recover;
 
 /// Why objects are not applied. What they are about stays as it was.
 #[derive(Debug, thiserror::Error)]

@@ -65,7 +65,7 @@ async fn committed(side: &ClusterSide, user: &UserId, response: Response) -> Res
     if is_turn || !response.status().is_success() {
         return response;
     }
-    if !side.cluster.waits() {
+    if !side.cluster.waits(user) {
         side.cluster.commit_changes_later(user);
         return response;
     }

@@ -252,21 +252,6 @@ pub(crate) fn recover(data_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what this node has of a user: another node has it now. A repetition continues.
-///
-/// # Errors
-/// A file cannot be removed.
-pub(crate) fn forget(places: &UserPlaces) -> io::Result<()> {
-    recover_user(places)?;
-    for session in places.sessions()? {
-        remove_session(places, &session)?;
-    }
-    for (_, path) in places.others() {
-        remove_any(&path)?;
-    }
-    Ok(())
-}
-
 fn note_file(places: &UserPlaces) -> PathBuf {
     records_dir(places.data_dir()).join(NOTES).join(places.digest())
 }

@@ -82,19 +82,6 @@ fn files_arrive_and_stale_ones_go() {
     assert_eq!((next.kind, next.entries()), (Kind::Delta, vec!["Whole session.json".to_owned(); 2]));
 }
 
-#[test]
-fn forgotten_user_leaves_others() {
-    let (from, to) = two_nodes();
-    let empty = Node::new().all().len();
-    let mut state = UserState::default();
-    apply(&to, &[collect(&from, Scope::Snapshot, &mut state)]).unwrap();
-    for _ in 0..2 {
-        forget(&to.places()).unwrap();
-    }
-    let left: Vec<_> = to.all().into_iter().filter(|(_, content)| !content.starts_with("dir")).collect();
-    assert_eq!(left, Vec::new(), "{empty}");
-}
-
 fn object(entries: &[Entry<'_>]) -> Decoded {
     let mut writer = Writer::default();
     entries.iter().for_each(|entry| writer.push(entry));
