@@ -214,3 +214,20 @@ async fn forged_caller_has_no_effect() {
         assert_eq!(answer.status(), 401, "{path} of the listener for nodes");
     }
 }
+
+/// Its bytes are in memory once, whichever node has the user.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_body_counts_once() {
+    const BYTES: usize = 95_000_000;
+    let config = format!("{SIM}[http]\nbody_limit = 100000000\n{LONG_LEASE}");
+    let Some(cluster) = Nodes::start(2, &config).await else { return };
+    let caller = Caller::new(&cluster, "alice");
+    let owner = cluster.owner(0, "alice").await;
+    assert_eq!(Answer::of(caller.turn(owner, "hello")).await.status, 200);
+    for node in [owner, 1 - owner] {
+        // No JSON: refused once it is here.
+        let body = vec![b'x'; BYTES];
+        let answer = Answer::of(caller.request(node, "POST", "/v1/messages").body(body)).await;
+        assert_eq!(answer.status, 400, "{}", answer.body);
+    }
+}

@@ -93,12 +93,19 @@ async fn here_or_there(
         Err(error) => return error.into_response(),
     };
     let body: Bytes = received.bytes.clone();
+    // The handler takes its own share of the memory for the same bytes.
+    drop(received);
     loop {
         let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
         let mut response = next.clone().run(request).await;
         let error = response.extensions().get::<ApiError>();
         let node = error.and_then(ApiError::node).cloned();
+        let mut held = None;
         if let Some(node) = node {
+            held = match app.bodies.reserve(caller, body.len()).await {
+                Ok(hold) => Some(hold),
+                Err(error) => return error.into_response(),
+            };
             match there(side, (&parts, body.clone()), caller, &node, form).await {
                 Ok(Some(response)) => return response,
                 // It is not there: the lease of its node ends, or the user moves.
@@ -113,6 +120,7 @@ async fn here_or_there(
             return response;
         }
         sleep(PAUSE).await;
+        drop(held);
     }
 }
 
