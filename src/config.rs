@@ -63,6 +63,8 @@ pub use audit::Audit;
 pub use broker::{Broker, Credentials};
 pub use cli::{CliConfig, SlashCommands, UnknownVersion};
 #[cfg(feature = "cluster")]
+pub(crate) use cluster::MAX_SESSIONS;
+#[cfg(feature = "cluster")]
 pub use cluster::{Cluster, Replication};
 pub use egress::{Egress, EgressHost};
 pub use isolation::{Isolation, IsolationMount, Rung, UidRange};
@@ -204,16 +206,20 @@ impl Config {
         validate::validate(self)
     }
 
-    /// Conversations kept per user for clients that name none.
-    pub(crate) fn unnamed_conversations(&self) -> usize {
+    /// Conversations without a name that do not count for `limits.sessions_per_user`.
+    pub(crate) fn unnamed_room(&self) -> usize {
         #[cfg(feature = "server")]
         let limit = self.http.conversations_per_user;
         // The data directory may come from a server with the default.
         #[cfg(not(feature = "server"))]
         let limit = 16;
-        limit
+        limit * UNNAMED_ROOM
     }
 }
+
+/// Unnamed conversations have a limit of their own (`http.conversations_per_user`): as many are free, and again as many
+/// while old ones are deleted. A caller that chooses such names gets no more by it.
+const UNNAMED_ROOM: usize = 2;
 
 impl Default for Config {
     fn default() -> Self {

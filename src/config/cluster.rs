@@ -29,6 +29,7 @@ section! {
         /// File with the certificates that those of all nodes are signed by, in PEM. Must be set with `cluster.tls_identity_file`.
         pub tls_ca_file: Option<PathBuf> = None,
         /// Where users' data goes: `file:///DIRECTORY` of a shared file system, or `s3://BUCKET/PREFIX`. Must be set in a cluster.
+        /// `gs://BUCKET/PREFIX` and `az://CONTAINER/PREFIX` need the features `cluster-gcp` and `cluster-azure`.
         pub store: String = String::new(),
         /// When the end of a turn is sent to its caller. Default `turn`.
         pub replication: Replication = Replication::Turn,
@@ -94,10 +95,37 @@ impl Cluster {
     }
 }
 
+/// Sessions of a user in a cluster: what the list in a replica has.
+pub(crate) const MAX_SESSIONS: usize = 20_000;
 /// Longest name of a node, and longest prefix.
 const MAX_NAME: usize = 64;
 /// etcd's shortest lease, and the longest with which a failover is one.
 const LEASES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// Kinds of stores: how their addresses begin, what follows, and the feature that a program needs for them, if it lacks it.
+const STORES: [(&str, &str, Option<&str>); 4] = [
+    ("file:///", "DIRECTORY", None),
+    ("s3://", "BUCKET/PREFIX", None),
+    ("gs://", "BUCKET/PREFIX", if cfg!(feature = "cluster-gcp") { None } else { Some("cluster-gcp") }),
+    ("az://", "CONTAINER/PREFIX", if cfg!(feature = "cluster-azure") { None } else { Some("cluster-azure") }),
+];
+
+fn store(address: &str) -> Result<(), ConfigError> {
+    match STORES.iter().find(|(scheme, ..)| address.starts_with(scheme)) {
+        Some((_, _, None)) => Ok(()),
+        Some((scheme, _, Some(feature))) => {
+            let problem = format!(
+                "{scheme} needs the feature `{feature}` of the crate `pilotlight`, which this program was built without"
+            );
+            Err(invalid("cluster.store", problem))
+        }
+        None => {
+            let known = STORES.iter().filter(|(.., missing)| missing.is_none());
+            let known: Vec<_> = known.map(|(scheme, rest, _)| format!("{scheme}{rest}")).collect();
+            Err(invalid("cluster.store", format!("must be {}", known.join(" or "))))
+        }
+    }
+}
 
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     let cluster = &config.cluster;
@@ -128,6 +156,14 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
         let problem = "must not be \"off\" in a cluster: other nodes go on by the journal";
         return Err(invalid("session.journal", problem));
     }
+    // The default conversation does not count.
+    if config.limits.sessions_per_user + config.unnamed_room() >= MAX_SESSIONS {
+        let problem = format!(
+            "must be below {MAX_SESSIONS} in a cluster, together with twice http.conversations_per_user: all sessions of a user \
+             move together"
+        );
+        return Err(invalid("limits.sessions_per_user", problem));
+    }
     if cluster.secret_file.is_none() {
         return Err(invalid("cluster.secret_file", "must be set: without it no node trusts another"));
     }
@@ -137,9 +173,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
             "needs cluster.tls_ca_file, and the other way around",
         ));
     }
-    if !["file:///", "s3://"].iter().any(|scheme| cluster.store.starts_with(scheme)) {
-        return Err(invalid("cluster.store", "must be file:///DIRECTORY or s3://BUCKET/PREFIX"));
-    }
+    store(&cluster.store)?;
     if !(LEASES.0..=LEASES.1).contains(&cluster.lease) || cluster.lease.subsec_nanos() > 0 {
         return Err(invalid("cluster.lease", "must be 2 to 60 whole seconds"));
     }
@@ -180,6 +214,38 @@ mod tests {
             let key = line.split(' ').next().unwrap();
             let problem = checked(&WHOLE.replace(line, "")).unwrap_err();
             assert!(problem.contains(&format!("cluster.{key}")), "{key}: {problem}");
+        }
+    }
+
+    #[test]
+    fn store_is_of_a_kind_that_was_built_in() {
+        for (address, feature, is_built) in [
+            ("gs://bucket/prefix", "cluster-gcp", cfg!(feature = "cluster-gcp")),
+            ("az://container/prefix", "cluster-azure", cfg!(feature = "cluster-azure")),
+            ("s3://bucket/prefix", "", true),
+        ] {
+            match checked(&WHOLE.replace("file:///srv/shared", address)) {
+                Ok(_) => assert!(is_built, "{address}"),
+                Err(problem) => assert!(!is_built && problem.contains(feature), "{problem}"),
+            }
+        }
+        let problem = checked(&WHOLE.replace("file:///srv/shared", "ftp://x")).unwrap_err();
+        assert_eq!(problem.contains("gs://"), cfg!(feature = "cluster-gcp"), "{problem}");
+    }
+
+    #[test]
+    fn sessions_of_a_user_are_bounded_in_a_cluster() {
+        let with = |cluster: &str, sessions: usize, unnamed: usize| {
+            let limits = format!(
+                "[limits]\nsessions_per_user = {sessions}\n[http]\nconversations_per_user = {unnamed}\n"
+            );
+            checked(&format!("{cluster}{limits}")).map(drop)
+        };
+        assert_eq!(with(WHOLE, MAX_SESSIONS - 33, 16), Ok(()));
+        for (sessions, unnamed) in [(MAX_SESSIONS - 32, 16), (1 << 20, 1), (1, 10_000)] {
+            let problem = with(WHOLE, sessions, unnamed).unwrap_err();
+            assert!(problem.contains("limits.sessions_per_user"), "{problem}");
+            assert_eq!(with("", sessions, unnamed), Ok(()), "a single node has no such limit");
         }
     }
 

@@ -31,10 +31,6 @@ const MOST_OF_ALL: usize = 10_000;
 /// What the names of conversations begin with that the service begins for clients without a name for them.
 const UNNAMED: &str = "auto-";
 
-/// Unnamed conversations have a limit of their own (`http.conversations_per_user`): as many are free, and again as many
-/// while old ones are deleted. A caller that chooses such names gets no more by it.
-const UNNAMED_ROOM: usize = 2;
-
 /// Sessions on disk, in no order, and whether there are more than were looked at.
 pub(crate) type OnDisk = (Vec<(SessionKey, SessionStatus)>, bool);
 
@@ -91,8 +87,7 @@ pub(super) fn has_room(config: &Config, key: &SessionKey) -> io::Result<bool> {
             Err(_) => {}
         }
     }
-    let free = config.unnamed_conversations() * UNNAMED_ROOM;
-    Ok(named + unnamed.saturating_sub(free) <= config.limits.sessions_per_user)
+    Ok(named + unnamed.saturating_sub(config.unnamed_room()) <= config.limits.sessions_per_user)
 }
 
 /// Whether a session of the user holds an answer, or may hold one.
