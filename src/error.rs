@@ -229,6 +229,13 @@ pub enum TurnError {
         /// What was waited for.
         limit: Duration,
     },
+    /// The user's files were deleted on this node of the cluster, and objects of it may still be in the store. A repetition
+    /// continues.
+    #[error(
+        "the user's files were deleted here and may still be in the object store, which does not answer (cluster.store): \
+         delete the user again"
+    )]
+    NotDeleted,
     /// The child could not be started, or was not ready in time.
     #[error("the CLI did not start: {0}")]
     NotStarted(#[source] StartFailure),
@@ -391,6 +398,7 @@ impl TurnError {
             Self::Draining => "draining",
             Self::Moved => "not_owner",
             Self::NotReplicated { .. } => "not_replicated",
+            Self::NotDeleted => "not_deleted",
             Self::NotStarted(_) => "cli_not_started",
             Self::CircuitOpen { .. } => "circuit_open",
             Self::SessionLost(_) => "session_lost",
@@ -418,6 +426,7 @@ impl TurnError {
             | Self::SessionBusy
             | Self::Draining
             | Self::Moved
+            | Self::NotDeleted
             | Self::NodeFenced { in_turn: false }
             | Self::UserDeleted
             | Self::SessionDeleted => Some(Duration::from_secs(1)),

@@ -139,6 +139,7 @@ impl House {
         if result.is_ok() {
             self.metrics.commit.record(began.elapsed().as_secs_f64());
             files.stored_to = up_to;
+            resident.is_too_large.store(false, Ordering::Release);
             let mut waits = resident.waits_since.lock_unpoisoned();
             *waits = (resident.wanted.load(Ordering::Acquire) > up_to).then(Instant::now);
         } else {
@@ -180,7 +181,9 @@ impl House {
                 self.replica.replicate(&resident.user, files.fence.0, seq, scope, &mut files.state).await;
             let info = match written {
                 Ok(info) => info,
-                Err(ReplicateError::TooMuch) => {
+                Err(error @ ReplicateError::TooMuch) => {
+                    resident.is_too_large.store(true, Ordering::Release);
+                    tracing::error!(user = ?resident.hash, %error, "changes of a user are stored on this node alone");
                     return Err(TurnError::Internal("a user has too much data to be stored"));
                 }
                 Err(error) => {
@@ -191,7 +194,7 @@ impl House {
                 }
             };
             self.metrics.commit_bytes.increment(info.bytes);
-            self.metrics.left_out.increment(info.summary.later_files);
+            self.metrics.left_out.increment(info.summary.later_files + info.summary.unreadable);
             let before = stored.head.as_ref();
             let head = match (info.kind, before) {
                 (Kind::Snapshot, _) => Some(Head::snapshot(before, files.fence, info.bytes)),
@@ -237,14 +240,10 @@ impl House {
     /// Deletes what a snapshot has replaced, in the background.
     fn clean(&self, resident: &Resident, head: &Head) {
         let (replica, hash) = (self.replica.clone(), resident.hash);
-        let view = super::replica::chain::HeadView {
-            fence: head.fence.0,
-            seq: head.seq,
-            chain: super::house::chain_of(head),
-        };
+        let view = super::house::view_of(head);
         self.tasks.spawn(async move {
             if let Err(error) = replica.clean(hash, &view).await {
-                tracing::debug!(%error, "replaced objects of a user are not deleted yet");
+                tracing::warn!(%error, "replaced objects of a user are not deleted yet");
             }
         });
     }

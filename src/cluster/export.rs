@@ -8,6 +8,8 @@ use tokio_util::task::TaskTracker;
 
 use super::house::chain_of;
 use super::ledger::{Etcd, Head, Key, Keys, Ledger as _, LedgerError, RecordError, UserHash};
+use super::replica::fetch::LossCause;
+use super::replica::store::StoreError;
 use super::replica::{Replica, TakeOverError, TakenOut};
 use super::start;
 use crate::config::Config;
@@ -30,6 +32,19 @@ pub(crate) enum ExportError {
     User(#[from] TakeOverError),
 }
 
+impl ExportError {
+    /// Whether it concerns one user. Others are exported all the same, and a repetition would find the same.
+    fn is_of_one_user(&self) -> bool {
+        match self {
+            Self::Ledger(_) | Self::User(TakeOverError::Io(_)) => false,
+            Self::Record(_) | Self::User(TakeOverError::TooMuch) => true,
+            Self::User(TakeOverError::Lost(loss)) => {
+                !matches!(loss.cause, LossCause::Store(StoreError::Unavailable(_) | StoreError::Denied))
+            }
+        }
+    }
+}
+
 /// Where users are read from, and where their files go.
 pub(crate) struct Exporter {
     ledger: Etcd,
@@ -50,7 +65,7 @@ pub(crate) struct Exported {
 }
 
 /// Some heads, and where the next ones begin.
-type Heads = (Vec<(UserHash, Head)>, Option<Vec<u8>>);
+type Heads = (Vec<(UserHash, Result<Head, RecordError>)>, Option<Vec<u8>>);
 
 impl Exporter {
     /// # Errors
@@ -77,22 +92,34 @@ impl Exporter {
         Ok(page.keys.iter().filter_map(|kv| name(&kv.key)).collect())
     }
 
-    /// Exports all users. `each` gets every one of them.
+    /// Exports all users. `each` gets every one of them. Returns the number of those of whom nothing could be read.
     ///
     /// # Errors
-    /// [`ExportError`]; what is there is incomplete then.
-    pub(crate) async fn run(&self, mut each: impl FnMut(Exported)) -> Result<(), ExportError> {
+    /// [`ExportError`] that concerns all users; what is there is incomplete then.
+    pub(crate) async fn run(&self, mut each: impl FnMut(Exported)) -> Result<usize, ExportError> {
+        let mut failed = 0;
         let mut from = Some(self.keys.heads().0);
         while let Some(start) = from {
             let (heads, next) = self.heads(start).await?;
-            let users = stream::iter(heads).map(|(user, head)| self.user(user, head));
+            let users = stream::iter(heads).map(|(user, head)| async move {
+                let exported = async { self.user(user, head?).await };
+                (user, exported.await)
+            });
             let mut users = std::pin::pin!(users.buffer_unordered(AT_ONCE));
-            while let Some(user) = users.next().await {
-                each(user?);
+            while let Some((user, exported)) = users.next().await {
+                match exported {
+                    Ok(Some(exported)) => each(exported),
+                    Ok(None) => failed += 1,
+                    Err(error) if error.is_of_one_user() => {
+                        tracing::error!(?user, %error, "a user is not exported");
+                        failed += 1;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             from = next;
         }
-        Ok(())
+        Ok(failed)
     }
 
     async fn heads(&self, start: Vec<u8>) -> Result<Heads, ExportError> {
@@ -102,16 +129,17 @@ impl Exporter {
         let mut heads = Vec::new();
         for kv in page.keys {
             if let Some(Key::Head(user)) = self.keys.parse(&kv.key) {
-                heads.push((user, Head::decode(&kv.value)?));
+                heads.push((user, Head::decode(&kv.value)));
             }
         }
         Ok((heads, next))
     }
 
-    async fn user(&self, user: UserHash, mut head: Head) -> Result<Exported, ExportError> {
+    /// `None`: nothing of the user's objects could be read.
+    async fn user(&self, hash: UserHash, mut head: Head) -> Result<Option<Exported>, ExportError> {
         let mut count = 0;
         loop {
-            let taken = self.replica.take_out(user, &chain_of(&head)).await;
+            let taken = self.replica.take_out(hash, &chain_of(&head)).await;
             let is_lost = match &taken {
                 Ok(taken) => taken.loss.is_some(),
                 Err(TakeOverError::Lost(loss)) => !loss.is_temporary(),
@@ -121,16 +149,20 @@ impl Exporter {
             // A snapshot may have replaced its objects meanwhile.
             if is_lost
                 && count < MOST_HEADS
-                && let Some(now) = self.head(user).await?
+                && let Some(now) = self.head(hash).await?
                 && now != head
             {
                 head = now;
                 continue;
             }
             let TakenOut { user, sessions, is_whole, loss } = taken?;
+            if let Some(loss) = loss.as_ref().filter(|_| user.is_none()) {
+                tracing::error!(user = ?hash, error = %loss, "objects of a user are lost: it is not exported");
+                return Ok(None);
+            }
             // Ends of turns that were sent before their objects may have no object.
             let may_lack = loss.is_some() || (head.early && !head.released);
-            return Ok(Exported { user, sessions, is_whole, may_lack });
+            return Ok(Some(Exported { user, sessions, is_whole, may_lack }));
         }
     }
 

@@ -18,7 +18,7 @@ use super::lately::Lately;
 use super::ledger::{Fence, Head, Stored, UserHash};
 use super::membership::{Host, HostWork, Membership};
 use super::replica::Replica;
-use super::replica::chain::Chain;
+use super::replica::chain::{Chain, HeadView};
 use crate::config;
 use crate::error::TurnError;
 use crate::model::ids::{SessionHash, UserId};
@@ -45,6 +45,8 @@ pub(super) struct Resident {
     pub(super) is_announced: AtomicBool,
     /// Of this stay of the user: cancelled when the ownership is over and its children must end at once.
     lost: Mutex<CancellationToken>,
+    /// What has changed is here alone: no node would take it over.
+    pub(super) is_too_large: AtomicBool,
     /// `None` until the user's files are here. Held while a change is stored: one after the other.
     pub(super) files: tokio::sync::Mutex<Option<Files>>,
 }
@@ -144,6 +146,7 @@ impl House {
                 changes_wait: AtomicBool::new(false),
                 is_announced: AtomicBool::new(false),
                 lost: Mutex::default(),
+                is_too_large: AtomicBool::new(false),
                 files: tokio::sync::Mutex::default(),
             })
         };
@@ -171,8 +174,8 @@ impl House {
                 }
                 let is_unused =
                     now.duration_since(*resident.used.lock_unpoisoned()) >= self.config.release_after;
-                // Who cannot be stored stays: nobody else has its latest changes.
-                if is_unused && !self.fails(now) {
+                // Who cannot be stored stays: nobody else has the latest changes.
+                if is_unused && !self.fails(now) && !resident.is_too_large.load(Ordering::Acquire) {
                     // Stays if a request is in progress.
                     membership.evict(resident.hash);
                 }
@@ -222,12 +225,12 @@ impl House {
                 Files { is_unknown: true, ..Files::new(fence) }
             }
             Some(head) => {
-                // Files of a time before the cluster, of a user who has begun on another node meanwhile.
-                if !is_stale && !self.set_aside(user, fence).await {
+                // Files of a time before the cluster, or that could not be stored, of a user who has gone on without them.
+                if (!is_stale || unstored.is_some()) && !self.set_aside(user, fence).await {
                     return false;
                 }
                 super::start::set_stale(&self.data_dir, hash, true).await;
-                let taken = match self.replica.take_over(user, &chain_of(head)).await {
+                let taken = match self.replica.take_over(user, fence.0, &chain_of(head)).await {
                     Ok(taken) => taken,
                     Err(error) => {
                         tracing::error!(%error, "a user's files cannot be fetched from the store");
@@ -332,19 +335,28 @@ impl House {
         let hash = UserHash::of(user);
         let Some(resident) = self.resident(hash) else { return Err(TurnError::Moved) };
         // What is left is an empty user, which nothing older can follow.
-        self.commit(&resident, Extent::Snapshot).await?;
+        self.commit(&resident, Extent::Snapshot).await.map_err(|error| match error {
+            TurnError::NotReplicated { .. } => TurnError::NotDeleted,
+            error => error,
+        })?;
+        let stored = self.membership().and_then(|membership| membership.stored(hash));
+        let head = stored.and_then(|stored| stored.head).ok_or(TurnError::Moved)?;
+        self.replica.clean(hash, &view_of(&head)).await.map_err(|error| {
+            tracing::warn!(%error, "objects of a user who was deleted are still in the store");
+            TurnError::NotDeleted
+        })?;
         Ok(())
     }
 }
 
+/// The head as the replica has it.
+pub(super) fn view_of(head: &Head) -> HeadView {
+    HeadView { fence: head.fence.0, seq: head.seq, chain: chain_of(head) }
+}
+
 /// The chain as the replica has it.
 pub(super) fn chain_of(head: &Head) -> Chain {
-    let range = |span: &super::ledger::Span| super::replica::chain::Range {
-        fence: span.fence.0,
-        from: span.from,
-        to: span.to,
-    };
-    Chain(head.chain.iter().map(range).collect())
+    Chain(head.chain.clone())
 }
 
 /// The house, as the membership sees it.

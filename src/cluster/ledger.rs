@@ -20,7 +20,9 @@ pub(crate) use keys::{Key, Keys};
 pub(crate) use kv::{Change, KeyValue, LeaseId, Page, Revision, Txn, TxnReply};
 #[cfg(test)]
 pub(crate) use kv::{Compare, Operation};
-pub(crate) use records::{Fence, Head, NodeId, NodeInfo, Owner, RecordError, Span, Stored, UserHash};
+pub(crate) use records::{
+    Fence, Head, MAX_CHAIN, NodeId, NodeInfo, Owner, RecordError, Span, Stored, UserHash,
+};
 pub(crate) use requests::{
     Claim, Commit, Forget, Join, NodeUpdate, Release, Won, claim, commit, forget, join, node_update, release,
 };

@@ -43,8 +43,6 @@ use key::{Key, UserHash};
 use limits::{DELETED_AT_ONCE, TAKEN_AT_ONCE, TURNS_AT_ONCE, WHOLES_AT_ONCE};
 use places::UserPlaces;
 pub(crate) use state::UserState;
-#[cfg(test)]
-use store::Listed;
 use store::{OpenError, Store, StoreConfig, StoreError};
 pub(crate) use take_over::{TakeOverError, TakenOut};
 pub(crate) use write::ReplicateError;
@@ -54,9 +52,8 @@ use crate::support::blocking::blocking_long;
 
 /// Age from which what a writer has left is nobody's any more. No write takes longer.
 const ABANDONED: Duration = Duration::from_secs(3600);
-/// Rounds of the deletion of a user: a node that does not know of it yet may still write.
-#[cfg(test)]
-const MOST_ROUNDS: usize = 1000;
+/// Lists of one cleaning, each with [`limits::LISTED_PER_USER`] objects at most: more than a user can have written.
+const MOST_LISTS: usize = 100;
 
 /// What a replica is opened with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,63 +109,28 @@ impl Replica {
         Fetch::new(self.store.clone(), user, chain)
     }
 
-    /// Deletes objects that a snapshot has replaced and those that no head has ever named, up to a limit. Returns their
-    /// number, and whether that was all.
+    /// Deletes all objects that a snapshot has replaced and those that no head has ever named: with the snapshot of a user
+    /// without data, all data of the user. Returns their number.
     ///
     /// # Errors
-    /// The store; some may be deleted.
-    pub(crate) async fn clean(&self, user: UserHash, head: &HeadView) -> Result<(usize, bool), StoreError> {
-        let (listed, is_all) = self.store.list(user).await?;
-        let mut replaced: Vec<Key> =
-            listed.iter().map(|it| it.key).filter(|key| head.has_replaced(key)).collect();
-        // The oldest first: what is left of a chain after a failure has no gap in it.
-        replaced.sort_unstable_by_key(|key| (key.id.seq, key.id.fence));
-        let is_all = is_all && replaced.len() <= DELETED_AT_ONCE;
-        replaced.truncate(DELETED_AT_ONCE);
-        self.store.delete(&replaced).await?;
-        self.store.sweep(user, ABANDONED).await?;
-        Ok((replaced.len(), is_all))
-    }
-
-    /// Deletes all objects of a user. The head must be gone: nothing is written any more then. Returns their number.
-    ///
-    /// # Errors
-    /// The store; a repetition continues.
-    #[cfg(test)]
-    pub(crate) async fn delete_user(&self, user: UserHash) -> Result<usize, StoreError> {
+    /// The store, or there are more than [`MOST_LISTS`] lists have: some may be deleted, and a repetition continues.
+    pub(crate) async fn clean(&self, user: UserHash, head: &HeadView) -> Result<usize, StoreError> {
         let mut count = 0;
-        for _ in 0..MOST_ROUNDS {
-            let (listed, _) = self.store.list(user).await?;
-            if listed.is_empty() {
-                self.store.sweep(user, Duration::ZERO).await?;
-                return Ok(count);
-            }
-            for keys in listed.chunks(DELETED_AT_ONCE) {
-                let keys: Vec<_> = keys.iter().map(|it| it.key).collect();
-                self.store.delete(&keys).await?;
+        for _ in 0..MOST_LISTS {
+            let (listed, is_all) = self.store.list(user).await?;
+            let mut replaced: Vec<Key> =
+                listed.iter().map(|it| it.key).filter(|key| head.has_replaced(key)).collect();
+            // The oldest first: what is left of a chain after a failure has no gap in it.
+            replaced.sort_unstable_by_key(|key| (key.id.seq, key.id.fence));
+            for keys in replaced.chunks(DELETED_AT_ONCE) {
+                self.store.delete(keys).await?;
                 count += keys.len();
+            }
+            if is_all {
+                self.store.sweep(user, ABANDONED).await?;
+                return Ok(count);
             }
         }
         Err(StoreError::Unavailable("the user's objects do not end".to_owned()))
-    }
-
-    /// The objects of a user, for an operator, and whether these are all.
-    ///
-    /// # Errors
-    /// The store.
-    #[cfg(test)]
-    pub(crate) async fn objects(&self, user: UserHash) -> Result<(Vec<Listed>, bool), StoreError> {
-        let (mut listed, is_all) = self.store.list(user).await?;
-        listed.sort_unstable_by_key(|it| (it.key.id.seq, it.key.id.fence, it.key.part));
-        Ok((listed, is_all))
-    }
-
-    /// The users that have objects, and whether these are all.
-    ///
-    /// # Errors
-    /// The store.
-    #[cfg(test)]
-    pub(crate) async fn users(&self) -> Result<(Vec<UserHash>, bool), StoreError> {
-        self.store.users().await
     }
 }

@@ -57,11 +57,16 @@ impl ReadError {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether the host lacks resources: a retry may succeed.
+    /// See [`is_shortage`].
     pub(crate) fn is_shortage(&self) -> bool {
-        let shortage = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR, libc::EIO];
-        matches!(self, Self::Io(error) if error.raw_os_error().is_some_and(|it| shortage.contains(&it)))
+        matches!(self, Self::Io(error) if is_shortage(error))
     }
+}
+
+/// Whether the host lacks resources, or its disk fails: the file itself is not to blame, and a retry may succeed.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let shortage = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR, libc::EIO];
+    error.raw_os_error().is_some_and(|it| shortage.contains(&it))
 }
 
 impl From<Errno> for ReadError {

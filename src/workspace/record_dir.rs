@@ -123,8 +123,20 @@ impl RecordDir {
 
     /// Name of the session directory, if it is known.
     pub(crate) fn directory(&self) -> Option<DirectoryName> {
-        let name = read_own(&self.directory_file(), MAX_DIRECTORY_BYTES).ok()?;
-        String::from_utf8(name).ok()?.try_into().ok()
+        self.read_directory().ok().flatten()
+    }
+
+    /// As [`Self::directory`]; `None` if it was never noted.
+    ///
+    /// # Errors
+    /// What was noted cannot be read.
+    pub(crate) fn read_directory(&self) -> io::Result<Option<DirectoryName>> {
+        let name = match read_own(&self.directory_file(), MAX_DIRECTORY_BYTES) {
+            Err(error) if error.is_absent() => return Ok(None),
+            name => name.map_err(io::Error::from)?,
+        };
+        let name = String::from_utf8(name).ok().and_then(|name| name.try_into().ok());
+        name.ok_or_else(|| io::ErrorKind::InvalidData.into()).map(Some)
     }
 
     /// Restores the owner's access to directory and record.

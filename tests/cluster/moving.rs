@@ -162,6 +162,43 @@ fn export(config: &Path, to: &Path, more: &[&str]) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
 }
 
+/// Objects of one user are gone. Others are exported, and the user begins again, and can be deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn user_without_objects_holds_up_nobody() {
+    let Some(ground) = Ground::new().await else { return };
+    let place = Arc::new(Place::new());
+    let a = ground.node("a", &place).await;
+    for user in ["alice", "bob", "carol"] {
+        says(&a.client(), user, &format!("{user}-amber")).await;
+    }
+    a.stop().await;
+    let store = ground.directory.path().join("store/s");
+    for user in std::fs::read_dir(store).unwrap() {
+        let objects = user.unwrap().path();
+        if holding(&objects, "bob-amber").is_empty() {
+            std::fs::remove_dir_all(objects).unwrap();
+        }
+    }
+    let config = place.path().join("pilotlight.toml");
+    let target = Arc::new(Place::new());
+    let exported = export(&config, &target.data_dir(), &[]);
+    let noted = String::from_utf8_lossy(&exported.stderr);
+    assert_eq!(exported.status.code(), Some(1), "{noted}");
+    assert!(noted.contains("1 users, 1 sessions") && noted.contains("2 users are missing"), "{noted}");
+    let alone = Server::start(&target, SIM).await;
+    knows(&alone.client(), "bob", "bob-amber").await;
+    alone.stop().await;
+
+    let a = ground.node("a", &place).await;
+    says(&a.client(), "alice", "later-amber").await;
+    knows(&a.client(), "alice", "later-amber").await;
+    for user in ["alice", "carol"] {
+        let url = format!("{}/v1/users/{user}", a.client().admin());
+        assert_eq!(reqwest::Client::new().delete(url).send().await.unwrap().status(), 200, "{user}");
+    }
+    assert!(a.output().contains("objects of a user are lost"), "{}", a.output());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cluster_becomes_a_single_nodes_directory() {
     let Some(ground) = Ground::new().await else { return };

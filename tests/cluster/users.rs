@@ -54,6 +54,27 @@ async fn deleted_user_is_deleted_everywhere() {
     history::check(&cluster).await;
 }
 
+/// A deletion that the store does not answer fails, and a repetition completes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletion_without_the_store_is_repeated() {
+    let config = format!("{SIM}[cluster]commit_timeout = \"2s\"\n");
+    let Some(cluster) = Nodes::start(2, &config).await else { return };
+    let alice = Asker::new("alice", "default");
+    assert!(alice.ask(&cluster.sites()[0], "first-secret-word").await.is_good());
+    let url = format!("{}/v1/users/alice", cluster.client(1).admin());
+    let delete = async || Answer::of(reqwest::Client::new().delete(&url)).await;
+    cluster.take_store();
+    let refused = delete().await;
+    let (status, code, _) = refused.error();
+    assert_eq!((status, &*code), (503, "not_deleted"), "{refused:?}");
+    cluster.give_store_back();
+    let deleted = delete().await;
+    assert_eq!((deleted.status, &deleted.json()["deleted"]), (200, &true.into()), "{deleted:?}");
+    let left = holding(&cluster.store(), "secret-word");
+    assert!(left.is_empty(), "the answer comes after the deletion: {left:?}");
+    history::check(&cluster).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn asynchronous_turn_is_asked_for_at_any_node() {
     let Some(cluster) = Nodes::start(3, SIM).await else { return };

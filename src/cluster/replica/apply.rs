@@ -16,9 +16,8 @@ use std::path::PathBuf;
 
 use super::delta::{Change, Decoded};
 use super::key::UserHash;
-use super::limits::{TAKEN_BYTES, TAKEN_ENTRIES};
 use super::places::UserPlaces;
-use super::state::UserState;
+use super::state::{ChainSize, UserState};
 use place::Stage;
 use write::Target;
 
@@ -48,8 +47,7 @@ pub(crate) struct Apply {
     stage: Stage,
     target: Target,
     state: UserState,
-    bytes: u64,
-    entries: u64,
+    size: ChainSize,
 }
 
 impl Apply {
@@ -61,7 +59,7 @@ impl Apply {
         place::recover_user(&places)?;
         let stage = Stage::create(places.data_dir())?;
         let target = Target::open(&stage)?;
-        Ok(Self { places, stage, target, state: UserState::default(), bytes: 0, entries: 0 })
+        Ok(Self { places, stage, target, state: UserState::default(), size: ChainSize::default() })
     }
 
     /// A snapshot follows: what was applied so far does not count.
@@ -69,7 +67,8 @@ impl Apply {
     /// # Errors
     /// As [`Apply::begin`].
     pub(crate) fn reset(&mut self) -> io::Result<()> {
-        if self.entries > 0 {
+        if self.size.entries > 0 {
+            self.size = ChainSize::default();
             self.stage = Stage::create(self.places.data_dir())?;
             self.target = Target::open(&self.stage)?;
             self.state = UserState::default();
@@ -82,10 +81,10 @@ impl Apply {
     /// # Errors
     /// [`ApplyError`]; the rest of the chain is of no use then.
     pub(crate) fn object(&mut self, object: &Decoded) -> Result<(), ApplyError> {
-        self.bytes = self.bytes.saturating_add(object.len() as u64);
+        self.size = self.size.with(object.len() as u64, 0);
         for entry in object.entries() {
-            self.entries += 1;
-            if self.bytes > TAKEN_BYTES || self.entries > TAKEN_ENTRIES {
+            self.size = self.size.with(0, 1);
+            if !self.size.fits() {
                 return Err(ApplyError::TooMuch);
             }
             self.target.entry(&entry, &mut self.state)?;
@@ -142,9 +141,9 @@ impl Apply {
     /// # Errors
     /// The data directory cannot be written. The next start, or the next taking over, continues.
     pub(crate) fn finish(self) -> io::Result<UserState> {
-        let Self { places, stage, target, state, .. } = self;
+        let Self { places, stage, target, state, size } = self;
         drop(target);
-        let state = record::settle(&places, &stage, state)?;
+        let state = record::settle(&places, &stage, state)?.with_size(size);
         place::note(&places, &stage)?;
         // From here on the note decides, also if a step fails.
         let stage = stage.keep();

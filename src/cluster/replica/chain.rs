@@ -1,33 +1,23 @@
 //! The objects that make up a user's data: from the last snapshot on, in the order of their numbers. Pure.
 
-use serde::{Deserialize, Serialize};
-
 use super::delta::Kind;
 use super::key::{Key, ObjectId};
+#[cfg(test)]
+use crate::cluster::ledger::Fence;
+use crate::cluster::ledger::{MAX_CHAIN, Span};
 
 /// Objects of one chain. A snapshot is due long before.
 const MAX_OBJECTS: u64 = 10_000;
-/// Ownerships that have written to one chain.
-const MAX_RANGES: usize = 1000;
-
-/// Objects that one ownership has written, without a gap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Range {
-    pub(crate) fence: u64,
-    pub(crate) from: u64,
-    pub(crate) to: u64,
-}
 
 /// The chain of a user, as the head names it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Chain(pub(crate) Vec<Range>);
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Chain(pub(crate) Vec<Span>);
 
 impl Chain {
     /// Its objects in order. `None`: numbers are missing or doubled, or they are too many.
     pub(crate) fn objects(&self) -> Option<Vec<ObjectId>> {
         let (mut found, mut next) = (Vec::new(), self.0.first().map_or(0, |range| range.from));
-        if self.0.len() > MAX_RANGES {
+        if self.0.len() > MAX_CHAIN {
             return None;
         }
         for range in &self.0 {
@@ -35,7 +25,7 @@ impl Chain {
             if range.from != next || found.len() as u64 + length > MAX_OBJECTS {
                 return None;
             }
-            found.extend((range.from..=range.to).map(|seq| ObjectId { fence: range.fence, seq }));
+            found.extend((range.from..=range.to).map(|seq| ObjectId { fence: range.fence.0, seq }));
             next = range.to.checked_add(1)?;
         }
         Some(found)
@@ -47,23 +37,23 @@ impl Chain {
         let ObjectId { fence, seq } = id;
         let mut ranges = if kind == Kind::Snapshot { Vec::new() } else { self.0.clone() };
         match ranges.last_mut() {
-            Some(last) if last.fence == fence && last.to.checked_add(1) == Some(seq) => last.to = seq,
-            _ => ranges.push(Range { fence, from: seq, to: seq }),
+            Some(last) if last.fence.0 == fence && last.to.checked_add(1) == Some(seq) => last.to = seq,
+            _ => ranges.push(Span { fence: Fence(fence), from: seq, to: seq }),
         }
         Self(ranges)
     }
 
     /// The chain up to an object, without it.
     pub(crate) fn before(&self, seq: u64) -> Self {
-        let cut = |range: &Range| {
+        let cut = |range: &Span| {
             let to = seq.checked_sub(1)?.min(range.to);
-            (range.from <= to).then_some(Range { to, ..*range })
+            (range.from <= to).then_some(Span { to, ..*range })
         };
         Self(self.0.iter().filter_map(cut).collect())
     }
 
     pub(crate) fn has(&self, id: ObjectId) -> bool {
-        self.0.iter().any(|it| it.fence == id.fence && (it.from..=it.to).contains(&id.seq))
+        self.0.iter().any(|it| it.fence.0 == id.fence && (it.from..=it.to).contains(&id.seq))
     }
 }
 
@@ -131,8 +121,8 @@ mod tests {
         ObjectId { fence, seq }
     }
 
-    fn range(fence: u64, from: u64, to: u64) -> Range {
-        Range { fence, from, to }
+    fn range(fence: u64, from: u64, to: u64) -> Span {
+        Span { fence: Fence(fence), from, to }
     }
 
     #[test]
@@ -146,7 +136,6 @@ mod tests {
         assert_eq!(chain.before(0).0.len(), 0);
         assert!(chain.has(id(9, 4)) && !chain.has(id(1, 3)) && !chain.has(id(9, 5)));
         assert_eq!(chain.with(id(9, 5), Kind::Snapshot).0, [range(9, 5, 5)]);
-        assert_eq!(serde_json::to_string(&chain.before(2)).unwrap(), r#"[{"fence":1,"from":1,"to":1}]"#);
     }
 
     #[test]
@@ -158,7 +147,7 @@ mod tests {
             vec![range(1, 0, u64::MAX)],
             vec![range(1, u64::MAX, u64::MAX), range(2, 0, 0)],
             vec![range(1, 1, MAX_OBJECTS + 1)],
-            (0..=MAX_RANGES as u64).map(|seq| range(seq, seq, seq)).collect(),
+            (0..=MAX_CHAIN as u64).map(|seq| range(seq, seq, seq)).collect(),
         ] {
             assert_eq!(Chain(wrong.clone()).objects(), None, "{wrong:?}");
         }

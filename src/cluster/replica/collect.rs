@@ -19,7 +19,7 @@ use super::limits::{
     WORK_READ_PER_TURN,
 };
 use super::places::{Place, UserPlaces};
-use super::state::{Changes, Known, UserState};
+use super::state::{ChainSize, Changes, Known, UserState};
 use crate::model::ids::SessionHash;
 use reading::Reading;
 
@@ -56,7 +56,8 @@ pub(crate) struct Summary {
     /// Files of `work/` that are never sent: pipes, sockets, devices, second names of files, too long or deep paths, and
     /// what is beyond the limits of a session.
     pub(crate) left_out: u64,
-    /// Files that could not be read now.
+    /// Files and directories of `work/` that are not to be read: a child has closed or exchanged them. What the replica has
+    /// of them stays, but for a snapshot.
     pub(crate) unreadable: u64,
     /// A working directory has more entries than are looked at.
     pub(crate) is_cut: bool,
@@ -100,6 +101,9 @@ pub(crate) struct Collector {
     budget_of: Option<SessionHash>,
     summary: Summary,
     now: SystemTime,
+    /// Why the files could not be looked at.
+    failed: Option<io::Error>,
+    least: ChainSize,
 }
 
 /// What a step has led to.
@@ -121,7 +125,7 @@ pub(crate) struct Collected {
 }
 
 impl Collector {
-    /// Looks at all files. The state comes back with [`Collector::end`].
+    /// Looks at all files. The state comes back with [`Collector::end`]. What fails, the first step tells.
     pub(crate) fn begin(places: UserPlaces, scope: Scope, options: Options, state: UserState) -> Self {
         let budget = Budget::TURN;
         let mut collector = Self {
@@ -136,17 +140,20 @@ impl Collector {
             budget_of: None,
             summary: Summary::default(),
             now: SystemTime::now(),
+            failed: None,
+            least: ChainSize::default(),
         };
-        collector.look(options);
+        collector.failed = collector.look(options).err();
+        if collector.scope == Scope::Snapshot {
+            collector.least = collector.measure();
+        }
         collector
     }
 
-    fn look(&mut self, options: Options) {
-        let Ok(sessions) = self.places.sessions() else {
-            // Without the list nothing says that a session is gone.
-            self.summary.unreadable += 1;
-            return;
-        };
+    /// What the server has written itself must be readable: an object without it would be taken for all there is.
+    fn look(&mut self, options: Options) -> io::Result<()> {
+        accessed()?;
+        let sessions = self.places.sessions()?;
         self.forgotten(&sessions);
         for session in &sessions {
             let is_wanted = match &self.scope {
@@ -154,11 +161,11 @@ impl Collector {
                 Scope::Whole | Scope::Snapshot => true,
             };
             if is_wanted {
-                self.look_at_record(session, options);
-                self.look_at_work(session);
+                self.look_at_record(session, options)?;
+                self.look_at_work(session)?;
             }
         }
-        self.look_at_others();
+        self.look_at_others()
     }
 
     /// Sessions that the replica has and the user has no more.
@@ -189,11 +196,41 @@ impl Collector {
         if self.scope == Scope::Snapshot { None } else { self.state.files.get(place).copied() }
     }
 
+    /// What a snapshot has at least, as far as it was looked at. Nothing is known of other objects before they are made.
+    pub(crate) fn least(&self) -> ChainSize {
+        self.least
+    }
+
+    /// What the files that are to be sent have, within the limits of each session.
+    fn measure(&self) -> ChainSize {
+        let (mut size, mut of, mut left) = (ChainSize::default(), None, 0);
+        for job in &self.jobs {
+            let bytes = match job {
+                Job::Removed(_) => 0,
+                Job::Own(own) => own.bytes(),
+                Job::Work(work) => {
+                    if of != Some(work.area()) {
+                        (of, left) = (Some(work.area()), WORK_BYTES_WHOLE);
+                    }
+                    let fits = left >= work.bytes();
+                    left -= if fits { work.bytes() } else { 0 };
+                    if fits { work.bytes() } else { 0 }
+                }
+            };
+            size = size.with(bytes, 1);
+        }
+        size
+    }
+
     /// Reads on, up to the end of a part.
     ///
     /// # Errors
-    /// If the host lacks something, such as descriptors: nothing of the object may be used.
+    /// If a file of the server's own cannot be read, or the host lacks something, such as descriptors: nothing of the object
+    /// may be used.
     pub(crate) fn step(&mut self) -> io::Result<Step> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         loop {
             if self.writer.len() >= PART_BYTES {
                 return Ok(Step::Part(std::mem::take(&mut self.writer)));
@@ -227,8 +264,10 @@ impl Collector {
     }
 }
 
-/// Whether the host lacks resources: the file itself is not to blame, and a retry may succeed.
-fn is_shortage(error: &io::Error) -> bool {
-    let shortage = [libc::EMFILE, libc::ENFILE, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|it| shortage.contains(&it))
+/// An access to a file or directory. Tests let it fail.
+#[cfg(not(test))]
+fn accessed() -> io::Result<()> {
+    Ok(())
 }
+#[cfg(test)]
+use tests::accessed;

@@ -13,8 +13,9 @@ pub(crate) const PART_BYTES: usize = limit(8 << 20, 256 << 10) as usize;
 pub(crate) const CHUNK_BYTES: usize = limit(1 << 20, 32 << 10) as usize;
 /// Longest object that is read: a part, one more entry, and the list of parts.
 pub(crate) const MAX_OBJECT_BYTES: usize = 16 << 20;
-/// Parts of one object. With [`PART_BYTES`] each they hold more than a user may have.
+/// Parts of one object that are read. Each has [`PART_BYTES`] at least.
 pub(crate) const MAX_PARTS: usize = 4096;
+const _: () = assert!(MAX_PARTS as u64 * PART_BYTES as u64 > CHAIN_BYTES);
 
 /// Longest path below a session's working directory.
 pub(crate) const MAX_PATH_BYTES: usize = 4096;
@@ -42,15 +43,15 @@ pub(crate) const WORK_ENTRIES: u64 = limit(200_000, 2000);
 /// Longest file of the server's own. A journal has `session.journal_bytes`, a response some megabytes.
 pub(crate) const OWN_FILE_BYTES: u64 = 2 << 30;
 /// Entries of a directory of the server's own: sessions of a user, or stored responses.
-pub(crate) const OWN_ENTRIES: usize = 20_000;
+pub(crate) const OWN_ENTRIES: usize = crate::config::MAX_SESSIONS;
 
 /// A file that was changed so recently may change again without another time stamp: it is read once more.
 pub(crate) const UNSETTLED: Duration = Duration::from_millis(50);
 
-/// Bytes of all objects of a chain that a node takes over.
-pub(crate) const TAKEN_BYTES: u64 = 16 << 30;
+/// Bytes of all objects of a chain. What a node would not take over is not written either.
+pub(crate) const CHAIN_BYTES: u64 = limit(16 << 30, 8 << 20);
 /// Entries of such a chain.
-pub(crate) const TAKEN_ENTRIES: u64 = 5_000_000;
+pub(crate) const CHAIN_ENTRIES: u64 = limit(5_000_000, 20_000);
 /// Objects that are fetched ahead while one is applied.
 pub(crate) const FETCHED_AHEAD: usize = 8;
 /// Parts of one object.
@@ -63,10 +64,7 @@ pub(crate) const WHOLES_AT_ONCE: usize = 4;
 /// Users who come. Each has the objects in memory that are fetched ahead.
 pub(crate) const TAKEN_AT_ONCE: usize = 16;
 
-/// Objects of one user that are listed.
-pub(crate) const LISTED_PER_USER: usize = 100_000;
-/// Users that are listed for an operator.
-#[cfg(test)]
-pub(crate) const LISTED_USERS: usize = 1_000_000;
-/// Objects that one call of the cleaning deletes. The next call continues.
-pub(crate) const DELETED_AT_ONCE: usize = 1000;
+/// Objects of one user that are listed at once.
+pub(crate) const LISTED_PER_USER: usize = limit(100_000, 20) as usize;
+/// Objects that one request deletes.
+pub(crate) const DELETED_AT_ONCE: usize = limit(1000, 8) as usize;

@@ -9,8 +9,8 @@ use super::key::UserHash;
 use super::limits::OWN_ENTRIES;
 use crate::model::ids::{SessionHash, UserId};
 use crate::workspace::{
-    RecordDir, conversations_dir, records_dir, responses_dir, sessions_dir, usage_dir, user_digest_long,
-    user_dir, user_of_digest,
+    DirectoryName, RecordDir, conversations_dir, records_dir, responses_dir, sessions_dir, usage_dir,
+    user_digest_long, user_dir, user_of_digest,
 };
 
 /// A path of the replica.
@@ -109,6 +109,14 @@ impl UserPlaces {
         Some(sessions_dir(&self.data_dir).join(name.as_str()))
     }
 
+    /// Name of that directory; `None` if none was noted.
+    ///
+    /// # Errors
+    /// What was noted cannot be read.
+    pub(crate) fn session_name(&self, session: &SessionHash) -> io::Result<Option<DirectoryName>> {
+        RecordDir::of(&self.data_dir, session).read_directory()
+    }
+
     /// The user's sessions.
     pub(crate) fn sessions(&self) -> io::Result<Vec<SessionHash>> {
         let names = names(&self.list)?;
@@ -116,16 +124,25 @@ impl UserPlaces {
     }
 }
 
+/// A directory of the server's own has more entries than [`OWN_ENTRIES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a directory of the user has more than {OWN_ENTRIES} entries")]
+pub(crate) struct TooManyEntries;
+
 /// The names in a directory of the server's own; none if it is missing. Sorted.
+///
+/// # Errors
+/// It cannot be read, or has too many ([`TooManyEntries`]): a part of them would pass for all.
 pub(crate) fn names(directory: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(directory) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
     let mut found = Vec::new();
-    for entry in entries.take(OWN_ENTRIES) {
+    for (number, entry) in entries.enumerate() {
+        if number == OWN_ENTRIES {
+            return Err(io::Error::other(TooManyEntries));
+        }
         // The server writes no other names.
         found.extend(entry?.file_name().into_string());
     }

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::delta::{Area, Digest};
 use super::key::ObjectId;
-use super::limits::{EDGE_BYTES, UNSETTLED};
+use super::limits::{CHAIN_BYTES, CHAIN_ENTRIES, EDGE_BYTES, UNSETTLED};
 use super::places::Place;
 use crate::model::ids::SessionHash;
 
@@ -45,11 +45,30 @@ pub(crate) enum Known {
 /// Changes of files, in the order in which they were sent. `None`: the file is gone.
 pub(crate) type Changes = Vec<(Place, Option<Known>)>;
 
+/// What the objects of a chain have together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ChainSize {
+    pub(crate) bytes: u64,
+    pub(crate) entries: u64,
+}
+
+impl ChainSize {
+    pub(crate) fn with(self, bytes: u64, entries: u64) -> Self {
+        Self { bytes: self.bytes.saturating_add(bytes), entries: self.entries.saturating_add(entries) }
+    }
+
+    /// Whether a node takes such a chain over. Who writes one asks as well as who reads it.
+    pub(crate) fn fits(self) -> bool {
+        self.bytes <= CHAIN_BYTES && self.entries <= CHAIN_ENTRIES
+    }
+}
+
 /// What the replica has of one user. Without a snapshot nothing is known, and the next object is one.
 #[derive(Debug, Default)]
 pub(crate) struct UserState {
     pub(super) files: BTreeMap<Place, Known>,
     is_known: bool,
+    size: ChainSize,
     attempts: Vec<Attempt>,
 }
 
@@ -60,12 +79,23 @@ pub(super) struct Attempt {
     digest: Digest,
     is_snapshot: bool,
     changes: Changes,
+    /// Of the chain with it.
+    size: ChainSize,
 }
 
 impl UserState {
     /// State after these files were taken over.
     pub(crate) fn taken(files: BTreeMap<Place, Known>) -> Self {
-        Self { files, is_known: true, attempts: Vec::new() }
+        Self { files, is_known: true, ..Self::default() }
+    }
+
+    /// What the chain has that these files were taken over from.
+    pub(super) fn with_size(self, size: ChainSize) -> Self {
+        Self { size, ..self }
+    }
+
+    pub(super) fn size(&self) -> ChainSize {
+        self.size
     }
 
     /// Whether a delta can be made.
@@ -90,21 +120,29 @@ impl UserState {
     }
 
     /// An object is about to be written.
-    pub(super) fn attempt(&mut self, id: ObjectId, digest: Digest, is_snapshot: bool, changes: Changes) {
+    pub(super) fn attempt(
+        &mut self,
+        id: ObjectId,
+        digest: Digest,
+        is_snapshot: bool,
+        changes: Changes,
+        size: ChainSize,
+    ) {
         if self.attempts.first().is_some_and(|before| before.id != id) {
             self.attempts.clear();
         }
         if self.attempts.len() == MOST_ATTEMPTS {
             self.attempts.remove(0);
         }
-        self.attempts.push(Attempt { id, digest, is_snapshot, changes });
+        self.attempts.push(Attempt { id, digest, is_snapshot, changes, size });
     }
 
     /// The object with this digest was written. Whether it is one of the attempts.
     pub(super) fn written(&mut self, id: ObjectId, digest: &Digest) -> bool {
         let attempts = std::mem::take(&mut self.attempts);
         let written = attempts.into_iter().rev().find(|it| it.id == id && it.digest == *digest);
-        let Some(Attempt { is_snapshot, changes, .. }) = written else { return false };
+        let Some(Attempt { is_snapshot, changes, size, .. }) = written else { return false };
+        self.size = size;
         if is_snapshot {
             self.files.clear();
             self.is_known = true;

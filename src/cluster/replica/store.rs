@@ -25,8 +25,6 @@ use tokio_util::task::TaskTracker;
 
 use super::delta::Encoded;
 use super::key::{Key, ROOT, UserHash};
-#[cfg(test)]
-use super::limits::LISTED_USERS;
 use super::limits::{LISTED_PER_USER, MAX_OBJECT_BYTES};
 pub(crate) use config::StoreConfig;
 pub(crate) use error::{OpenError, StoreError};
@@ -220,26 +218,6 @@ impl Store {
                     found.extend(key.map(|key| Listed { key, bytes: object.size }));
                 }
                 Ok((found, true))
-            }
-        })
-        .await
-    }
-
-    /// The users that have objects, in no order. With more than the limit: `false`.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    #[cfg(test)]
-    pub(crate) async fn users(&self) -> Result<(Vec<UserHash>, bool), StoreError> {
-        let prefix = self.child(ROOT);
-        self.tried(|store| {
-            let prefix = prefix.clone();
-            async move {
-                let listed = store.objects.list_with_delimiter(Some(&prefix)).await;
-                let listed = listed.map_err(|error| StoreError::of(&error))?.common_prefixes;
-                let is_all = listed.len() <= LISTED_USERS;
-                let users = listed.iter().take(LISTED_USERS).filter_map(|path| path.filename()?.parse().ok());
-                Ok((users.collect(), is_all))
             }
         })
         .await

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Replica;
-use super::apply::{Apply, ApplyError};
+use super::apply::{Apply, ApplyError, set_aside};
 use super::chain::{Chain, Since};
 use super::fetch::{Fetch, Fetched, Loss, LossCause};
 use super::key::UserHash;
@@ -15,7 +15,7 @@ use crate::support::blocking::blocking_long;
 /// Why a user cannot be taken over. What this node has of the user stays as it was.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TakeOverError {
-    /// An object cannot be read now, or there is none that can.
+    /// An object cannot be read now.
     #[error(transparent)]
     Lost(#[from] Loss),
     /// The objects hold more than a node takes over.
@@ -53,18 +53,30 @@ pub(crate) struct TakenOut {
 struct Applied {
     apply: Apply,
     since: Since,
+    /// Nothing of it could be read.
+    is_nothing: bool,
 }
 
 impl Replica {
     /// Replaces what this node has of a user by the objects of a chain. No child of the user may run, and nothing may use the
-    /// files. Objects that are lost for good cost what they held and what came later; anything else is an error.
+    /// files. Objects that are lost for good cost what they held and what came later, which may be all; anything else is an
+    /// error. Where nothing is left of the chain, what this node has is not replaced but set aside, under the number of the
+    /// ownership.
     ///
     /// # Errors
     /// [`TakeOverError`]
-    pub(crate) async fn take_over(&self, user: &UserId, chain: &Chain) -> Result<Taken, TakeOverError> {
+    pub(crate) async fn take_over(
+        &self,
+        user: &UserId,
+        fence: u64,
+        chain: &Chain,
+    ) -> Result<Taken, TakeOverError> {
         let _permit = self.taking_over.acquire().await.map_err(io::Error::other)?;
         let places = UserPlaces::of(&self.data_dir, user);
-        let (Applied { apply, since }, loss) = self.apply_what_is_there(&places, chain).await?;
+        let (Applied { apply, since, is_nothing }, loss) = self.apply_what_is_there(&places, chain).await?;
+        if is_nothing && let Some(place) = blocking_long(move || set_aside(&places, fence)).await? {
+            tracing::error!(place = %place.display(), "nothing of a user is left in the store: files that this node has of it are set aside");
+        }
         let state = blocking_long(move || apply.finish()).await?;
         let state = if loss.is_some() { UserState::default() } else { state };
         Ok(Taken { state, since, loss })
@@ -110,10 +122,14 @@ impl Replica {
             match self.apply_chain(places.clone(), &wanted).await {
                 Ok(applied) => return Ok((applied, loss)),
                 // What came before the loss is applied by itself. Each round has fewer objects.
-                Err(TakeOverError::Lost(found))
-                    if !found.is_temporary() && !chain.before(found.from).0.is_empty() =>
-                {
+                Err(TakeOverError::Lost(found)) if !found.is_temporary() => {
+                    let is_nothing = chain.before(found.from).0.is_empty();
                     loss = Some(found);
+                    if is_nothing {
+                        let places = places.clone();
+                        let apply = blocking_long(move || Apply::begin(places)).await?;
+                        return Ok((Applied { apply, since: Since::default(), is_nothing }, loss));
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -148,7 +164,7 @@ impl Replica {
             };
             return Err(discarded(apply, error).await);
         }
-        Ok(Applied { apply, since })
+        Ok(Applied { apply, since, is_nothing: false })
     }
 }
 

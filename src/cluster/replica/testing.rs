@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -204,6 +205,15 @@ pub(crate) fn collect(node: &Node, scope: Scope, state: &mut UserState) -> Objec
 }
 
 pub(crate) fn collect_with(node: &Node, scope: Scope, options: Options, state: &mut UserState) -> Object {
+    try_collect(node, scope, options, state).unwrap()
+}
+
+pub(crate) fn try_collect(
+    node: &Node,
+    scope: Scope,
+    options: Options,
+    state: &mut UserState,
+) -> io::Result<Object> {
     let scope = if state.is_known() { scope } else { Scope::Snapshot };
     let kind = if scope == Scope::Snapshot { Kind::Snapshot } else { Kind::Delta };
     let id = ObjectId { fence: 1, seq: 1 };
@@ -211,9 +221,13 @@ pub(crate) fn collect_with(node: &Node, scope: Scope, options: Options, state: &
     let mut collector = Collector::begin(node.places(), scope, options, std::mem::take(state));
     let (mut pieces, mut parts) = (Vec::new(), Vec::new());
     let last = loop {
-        match collector.step().unwrap() {
-            Step::Last(writer) => break writer.finish(&header(kind, parts)),
-            Step::Part(writer) => {
+        match collector.step() {
+            Err(error) => {
+                *state = collector.end().state;
+                return Err(error);
+            }
+            Ok(Step::Last(writer)) => break writer.finish(&header(kind, parts)),
+            Ok(Step::Part(writer)) => {
                 let part = writer.finish(&header(Kind::Part, Vec::new()));
                 parts.push(part.digest);
                 pieces.push(Decoded::parse(bytes(&part)).unwrap());
@@ -223,9 +237,10 @@ pub(crate) fn collect_with(node: &Node, scope: Scope, options: Options, state: &
     pieces.push(Decoded::parse(bytes(&last)).unwrap());
     let Collected { state: before, changes, summary } = collector.end();
     *state = before;
-    state.attempt(id, last.digest, kind == Kind::Snapshot, changes);
+    let size = state.size();
+    state.attempt(id, last.digest, kind == Kind::Snapshot, changes, size);
     assert!(state.written(id, &last.digest));
-    Object { kind, pieces, summary }
+    Ok(Object { kind, pieces, summary })
 }
 
 /// Applies objects to a node.

@@ -15,10 +15,12 @@ use super::collect::Scope;
 use super::delta::{Damage, Kind};
 use super::fetch::LossCause;
 use super::key::ObjectId;
-use super::limits::{CHUNK_BYTES, PART_BYTES};
+use super::limits::{CHAIN_BYTES, CHUNK_BYTES, LISTED_PER_USER, PART_BYTES, WORK_BYTES_WHOLE};
+use super::store::Listed;
 use super::store::tests::{Bucket as _, Fault, S3, directory};
 use super::testing::Node;
 use super::*;
+use crate::cluster::ledger::{Fence, Span};
 
 /// The owner of a user: what a node keeps of one, without a ledger.
 struct Owner {
@@ -64,7 +66,7 @@ impl Owner {
     }
 
     async fn take_over(&mut self, head: &HeadView) -> Result<Taken, TakeOverError> {
-        let mut taken = self.replica.take_over(&self.node.user, &head.chain).await?;
+        let mut taken = self.replica.take_over(&self.node.user, self.fence, &head.chain).await?;
         self.state = std::mem::take(&mut taken.state);
         self.head = head.clone();
         Ok(taken)
@@ -74,10 +76,19 @@ impl Owner {
         self.node.places().hash()
     }
 
-    async fn names(&self) -> Vec<(u64, u64, bool)> {
-        let (listed, is_all) = self.replica.objects(self.user()).await.unwrap();
+    async fn objects(&self) -> Vec<Listed> {
+        let (mut listed, is_all) = self.replica.store.list(self.user()).await.unwrap();
         assert!(is_all);
-        listed.iter().map(|it| (it.key.id.fence, it.key.id.seq, it.key.part.is_some())).collect()
+        listed.sort_unstable_by_key(|it| (it.key.id.seq, it.key.id.fence, it.key.part));
+        listed
+    }
+
+    async fn names(&self) -> Vec<(u64, u64, bool)> {
+        self.objects()
+            .await
+            .iter()
+            .map(|it| (it.key.id.fence, it.key.id.seq, it.key.part.is_some()))
+            .collect()
     }
 }
 
@@ -168,11 +179,50 @@ async fn large_user_goes_in_parts() {
     two.take_over(&one.head).await.unwrap();
     assert_eq!(two.node.tree(), one.node.tree());
     // A part is lost.
-    let part = one.replica.objects(one.user()).await.unwrap().0[2].key;
+    let part = one.objects().await[2].key;
     one.replica.store.delete(&[part]).await.unwrap();
-    let error = two.take_over(&one.head).await.unwrap_err();
-    assert!(matches!(&error, TakeOverError::Lost(loss) if loss.from == 1 && !loss.is_temporary()), "{error}");
-    assert_eq!(two.node.tree(), one.node.tree(), "what it had stays");
+    let loss = two.take_over(&one.head).await.unwrap().loss.unwrap();
+    assert!(loss.from == 1 && !loss.is_temporary(), "{loss}");
+}
+
+#[tokio::test]
+async fn user_whom_no_node_takes_over_is_refused() {
+    let store = tempfile::tempdir().unwrap();
+    let (mut one, _) = two(store.path());
+    let large = one.node.session("a").work.join("large");
+    fs::File::create(&large).unwrap().set_len(CHAIN_BYTES + 1).unwrap();
+    let scope = one.touch("a", "one");
+    let error = one.turn(scope.clone()).await.unwrap_err();
+    assert!(matches!(error, ReplicateError::TooMuch), "{error}");
+    assert_eq!(one.names().await, [], "it is known before anything is sent");
+    // Of each session a part is left out.
+    fs::File::options().write(true).open(&large).unwrap().set_len(WORK_BYTES_WHOLE + 1).unwrap();
+    assert_eq!(one.turn(scope).await.unwrap().summary.left_out, 1);
+    let more = one.node.known("a").work.join("more");
+    fs::File::create(&more).unwrap().set_len(CHAIN_BYTES).unwrap();
+    let error = one.turn(Scope::Whole).await.unwrap_err();
+    assert!(matches!(error, ReplicateError::TooMuch), "{error}");
+}
+
+#[tokio::test]
+async fn chain_without_room_begins_again() {
+    let store = tempfile::tempdir().unwrap();
+    let (mut one, mut two) = two(store.path());
+    one.node.session("a");
+    let mut kinds = Vec::new();
+    for number in 0..7_u8 {
+        let large = one.node.known("a").work.join("large");
+        fs::write(large, vec![number; CHAIN_BYTES as usize / 3]).unwrap();
+        kinds.push(one.turn(Scope::Whole).await.unwrap().kind);
+        // Whatever was written is taken over, and counted there as well.
+        let head = one.head.clone();
+        two.take_over(&head).await.unwrap();
+        assert_eq!(two.node.tree(), one.node.tree());
+        two.fence = one.fence + 1;
+        std::mem::swap(&mut one, &mut two);
+    }
+    use Kind::{Delta as D, Snapshot as S};
+    assert_eq!(kinds, [S, D, S, D, S, D, S]);
 }
 
 /// Replaces an object by one that another call has written, or damages it.
@@ -218,30 +268,45 @@ async fn lost_object_is_reported_with_its_number() {
     }
 }
 
+/// Nothing can be read of a chain whose first object is lost: the user begins again, here and elsewhere.
 #[tokio::test]
-async fn chain_without_its_snapshot_changes_nothing() {
-    let store = tempfile::tempdir().unwrap();
-    let (mut one, mut two) = two(store.path());
-    one.said("one").await;
-    one.said("two").await;
-    two.said("own").await;
-    let before = two.node.all();
-    damage(store.path(), 1, |content| content.truncate(99));
-    for chain in
-        [one.head.chain.clone(), Chain::default(), Chain(vec![chain::Range { fence: 1, from: 2, to: 2 }])]
-    {
-        let head = HeadView { chain, ..one.head.clone() };
-        let error = two.take_over(&head).await.unwrap_err();
-        assert!(matches!(error, TakeOverError::Lost(_)), "{error}");
-        assert_eq!(two.node.all(), before);
+async fn user_without_a_snapshot_begins_again() {
+    let place = |seq| Key { user: Node::new().places().hash(), id: ObjectId { fence: 1, seq }, part: None };
+    for case in ["damaged", "missing", "another", "no snapshot", "no chain"] {
+        let store = tempfile::tempdir().unwrap();
+        let (mut one, mut two) = two(store.path());
+        one.node.others();
+        one.said("one").await;
+        one.said("two").await;
+        two.said("own").await;
+        let own = two.node.known("a").record.join("journal");
+        let own = fs::read_to_string(own).unwrap();
+        let root = store.path().join("store");
+        let mut head = one.head.clone();
+        match case {
+            "damaged" => damage(store.path(), 1, |content| content.truncate(99)),
+            "missing" => one.replica.store.delete(&[place(1)]).await.unwrap(),
+            "another" => drop(fs::copy(root.join(place(2).to_string()), root.join(place(1).to_string()))),
+            "no snapshot" => head.chain = Chain(vec![Span { fence: Fence(1), from: 2, to: 2 }]),
+            _ => head.chain = Chain::default(),
+        }
+        let taken = two.take_over(&head).await.unwrap();
+        let loss = taken.loss.unwrap();
+        assert!(!loss.is_temporary() && loss.from <= 2, "{case}: {loss}");
+        assert_eq!(two.node.tree().len(), 0, "{case}");
+        // What this node had may be the last copy.
+        let aside = two.node.path().join("replaced").join(format!("{}-5", two.user())).join("records");
+        let kept = fs::read_to_string(aside.join(two.node.hash("a").as_str()).join("journal")).unwrap();
+        assert_eq!(kept, own, "{case}");
+        // The next object begins a chain that any node takes over.
+        assert_eq!(two.said("three").await.kind, Kind::Snapshot);
+        assert_eq!(one.take_over(&two.head.clone()).await.unwrap().loss, None);
+        assert_eq!(one.node.tree(), two.node.tree());
+        // As for an export, which names nobody then.
+        let out = Owner::new(Node::new(), directory(&root), 7);
+        let taken = out.replica.take_out(out.user(), &head.chain).await.unwrap();
+        assert!(taken.user.is_none() && taken.sessions == 0 && taken.loss.is_some(), "{case}: {taken:?}");
     }
-    // An object of another user, or another number, under the name.
-    damage(store.path(), 1, |_| {});
-    let place = |seq| Key { user: one.user(), id: ObjectId { fence: 1, seq }, part: None }.to_string();
-    let root = store.path().join("store");
-    fs::copy(root.join(place(2)), root.join(place(1))).unwrap();
-    let error = two.take_over(&one.head).await.unwrap_err();
-    assert!(matches!(error, TakeOverError::Lost(Loss { from: 1, cause: LossCause::Misplaced })), "{error}");
 }
 
 #[tokio::test]
@@ -262,7 +327,7 @@ async fn later_format_is_no_loss() {
 }
 
 #[tokio::test]
-async fn cleaning_leaves_the_chain_and_deletion_nothing() {
+async fn cleaning_leaves_the_chain_alone() {
     let store = tempfile::tempdir().unwrap();
     let (mut one, mut two) = two(store.path());
     for content in ["one", "two", "three"] {
@@ -274,24 +339,47 @@ async fn cleaning_leaves_the_chain_and_deletion_nothing() {
     one.said("never named").await;
     one.head = stale.clone();
     two.said("four").await;
-    assert_eq!(two.replica.clean(two.user(), &stale).await.unwrap(), (0, true), "they may be later ones");
-    assert_eq!(two.replica.clean(two.user(), &two.head).await.unwrap(), (1, true));
+    assert_eq!(two.replica.clean(two.user(), &stale).await.unwrap(), 0, "they may be later ones");
+    assert_eq!(two.replica.clean(two.user(), &two.head).await.unwrap(), 1);
     assert_eq!(two.names().await, [(1, 1, false), (1, 2, false), (1, 3, false), (5, 4, false)]);
     two.turn(Scope::Snapshot).await.unwrap();
-    assert_eq!(two.replica.clean(two.user(), &stale).await.unwrap(), (0, true));
-    assert_eq!(two.replica.clean(two.user(), &two.head).await.unwrap(), (4, true));
+    assert_eq!(two.replica.clean(two.user(), &stale).await.unwrap(), 0);
+    assert_eq!(two.replica.clean(two.user(), &two.head).await.unwrap(), 4);
     assert_eq!(two.names().await, [(5, 5, false)]);
     one.take_over(&two.head).await.unwrap();
     assert_eq!(one.node.tree(), two.node.tree());
+}
 
-    let mut bob = Owner::new(Node::of("bob"), directory(&store.path().join("store")), 7);
+#[tokio::test]
+async fn deleted_user_has_one_empty_object() {
+    let server = S3::start().await;
+    let mut one = Owner::new(Node::new(), server.config(), 1);
+    let mut bob = Owner::new(Node::of("bob"), server.config(), 7);
     bob.said("hello").await;
-    assert_eq!(one.replica.users().await.unwrap().0.len(), 2);
-    assert_eq!(one.replica.delete_user(one.user()).await.unwrap(), 1);
-    assert_eq!(one.replica.delete_user(one.user()).await.unwrap(), 0);
-    assert_eq!(one.replica.users().await.unwrap(), (vec![bob.user()], true));
-    let left: Vec<_> = fs::read_dir(store.path().join("store/s")).unwrap().collect();
-    assert_eq!(left.len(), 1, "not even an empty directory");
+    // More than one list has, and one request deletes.
+    for number in 0..LISTED_PER_USER + DELETED_AT_ONCE {
+        one.said(&number.to_string()).await;
+    }
+    one.node.delete("a");
+    one.turn(Scope::Snapshot).await.unwrap();
+    let count = |server: &S3, owner: &Owner| {
+        let user = owner.user().to_string();
+        server.objects().keys().filter(|name| name.contains(&user)).count()
+    };
+    // The store goes away in the middle: the deletion has failed, and a repetition completes it.
+    server.set(
+        |method, _, number| {
+            if *method == Method::POST && number > 1 { Fault::Status(503) } else { Fault::None }
+        },
+    );
+    one.replica.clean(one.user(), &one.head).await.unwrap_err();
+    assert!(count(&server, &one) > 1);
+    server.set(|_, _, _| Fault::None);
+    one.replica.clean(one.user(), &one.head).await.unwrap();
+    assert_eq!((count(&server, &one), count(&server, &bob)), (1, 1));
+    let mut two = Owner::new(Node::new(), server.config(), 5);
+    two.take_over(&one.head).await.unwrap();
+    assert_eq!(two.node.tree().len(), 0);
 }
 
 #[tokio::test]

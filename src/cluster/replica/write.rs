@@ -4,11 +4,10 @@ use std::io;
 
 use super::Replica;
 use super::collect::{Collected, Collector, Scope, Step, Summary};
-use super::delta::{Decoded, Digest, Encoded, Header, Kind, Writer};
+use super::delta::{Decoded, Digest, Encoded, Header, Kind};
 use super::key::{Key, ObjectId};
-use super::limits::MAX_PARTS;
 use super::places::UserPlaces;
-use super::state::UserState;
+use super::state::{ChainSize, UserState};
 use super::store::{Created, StoreError};
 use crate::model::ids::UserId;
 use crate::support::blocking::blocking_long;
@@ -25,8 +24,8 @@ pub(crate) enum ReplicateError {
     /// What lies under the object's name is damaged, or nobody's that had this fence. Another number may be free.
     #[error("something else is in the place of the object")]
     Occupied,
-    /// More than the parts of an object hold.
-    #[error("the user has more data than one object holds")]
+    /// No node would take it over.
+    #[error("the user has more data than a node takes over")]
     TooMuch,
 }
 
@@ -47,8 +46,8 @@ pub(crate) struct ObjectInfo {
 }
 
 impl Replica {
-    /// Writes what has changed of a user as object `seq`. Returns once the store has it. Without a known state the object is
-    /// a snapshot.
+    /// Writes what has changed of a user as object `seq`. Returns once the store has it. Without a known state, and where the
+    /// chain has no room for more changes, the object is a snapshot.
     ///
     /// After an error the same `seq` may be tried again: what an earlier try has written is found and taken as the object.
     /// If this future is dropped, the state is no longer known, and the next object is a snapshot.
@@ -63,31 +62,48 @@ impl Replica {
         scope: Scope,
         state: &mut UserState,
     ) -> Result<ObjectInfo, ReplicateError> {
-        let places = UserPlaces::of(&self.data_dir, user);
         let at_once = if matches!(scope, Scope::Turn(_)) { &self.turns } else { &self.wholes };
         let _permit = at_once.acquire().await.map_err(io::Error::other)?;
-        let scope = if state.is_known() { scope } else { Scope::Snapshot };
+        let id = ObjectId { fence, seq };
+        if state.is_known() && scope != Scope::Snapshot {
+            match self.write(user, id, scope, state).await {
+                Err(ReplicateError::TooMuch) => {}
+                done => return done,
+            }
+        }
+        self.write(user, id, Scope::Snapshot, state).await
+    }
+
+    async fn write(
+        &self,
+        user: &UserId,
+        id: ObjectId,
+        scope: Scope,
+        state: &mut UserState,
+    ) -> Result<ObjectInfo, ReplicateError> {
+        let places = UserPlaces::of(&self.data_dir, user);
         let kind = if scope == Scope::Snapshot { Kind::Snapshot } else { Kind::Delta };
-        let header = Header { kind, user: places.hash(), id: ObjectId { fence, seq }, parts: Vec::new() };
+        let before = if kind == Kind::Snapshot { ChainSize::default() } else { state.size() };
+        let header = Header { kind, user: places.hash(), id, parts: Vec::new() };
         let taken = std::mem::take(state);
         let options = self.options;
         let begin = move || Collector::begin(places, scope, options, taken);
-        let (collector, result) = self.collect(begin, header).await?;
-        let Collected { state: before, changes, summary } = collector.end();
-        *state = before;
-        let Sent { header, object, bytes } = result?;
+        let (collector, result) = self.collect(begin, header, before).await?;
+        let Collected { state: unchanged, changes, summary } = collector.end();
+        *state = unchanged;
+        let Sent { header, object, size } = result?;
         let key = Key { user: header.user, id: header.id, part: None };
         let info = ObjectInfo {
             id: header.id,
             kind: header.kind,
             digest: object.digest,
-            bytes: bytes + object.len() as u64,
+            bytes: size.bytes - before.bytes,
             parts: header.parts.len(),
             is_current: true,
             summary,
         };
         // Noted before: the object may be there also if no answer comes.
-        state.attempt(header.id, object.digest, header.kind == Kind::Snapshot, changes);
+        state.attempt(header.id, object.digest, header.kind == Kind::Snapshot, changes, size);
         match self.store.create(&key, &object).await? {
             Created::Written => {
                 state.written(header.id, &object.digest);
@@ -100,45 +116,55 @@ impl Replica {
         }
     }
 
-    /// Reads the user's files and sends all parts but the last.
+    /// Reads the user's files and sends all parts but the last. `size`: of the chain before.
     async fn collect(
         &self,
         begin: impl FnOnce() -> Collector + Send + 'static,
         mut header: Header,
+        mut size: ChainSize,
     ) -> io::Result<(Collector, Result<Sent, ReplicateError>)> {
         let step = |mut collector: Collector| {
             let step = collector.step();
             Ok((collector, step))
         };
         let (mut collector, mut next) = blocking_long(move || step(begin())).await?;
-        let mut bytes = 0;
         let result = loop {
-            match next {
+            // Found out before anything is sent: it would be sent once more with each try.
+            if !collector.least().fits() {
+                break Err(ReplicateError::TooMuch);
+            }
+            let writer = match next {
                 Err(error) => break Err(error.into()),
                 Ok(Step::Last(writer)) => {
                     let object = writer.finish(&header);
-                    break Ok(Sent { header, object, bytes });
+                    size = size.with(object.len() as u64, object.entries.into());
+                    break if size.fits() {
+                        Ok(Sent { header, object, size })
+                    } else {
+                        Err(ReplicateError::TooMuch)
+                    };
                 }
-                Ok(Step::Part(_)) if header.parts.len() == MAX_PARTS => break Err(ReplicateError::TooMuch),
-                Ok(Step::Part(writer)) => match self.part(&header, writer).await {
-                    Ok((digest, length)) => {
-                        header.parts.push(digest);
-                        bytes += length;
-                    }
-                    Err(error) => break Err(error),
-                },
+                Ok(Step::Part(writer)) => writer,
+            };
+            let Header { user, id, .. } = header;
+            let part = writer.finish(&Header { kind: Kind::Part, user, id, parts: Vec::new() });
+            size = size.with(part.len() as u64, part.entries.into());
+            if !size.fits() {
+                break Err(ReplicateError::TooMuch);
+            }
+            match self.part(&header, &part).await {
+                Ok(()) => header.parts.push(part.digest),
+                Err(error) => break Err(error),
             }
             (collector, next) = blocking_long(move || step(collector)).await?;
         };
         Ok((collector, result))
     }
 
-    async fn part(&self, header: &Header, writer: Writer) -> Result<(Digest, u64), ReplicateError> {
-        let Header { user, id, .. } = *header;
-        let part = writer.finish(&Header { kind: Kind::Part, user, id, parts: Vec::new() });
-        let key = Key { user, id, part: Some(part.digest) };
-        match self.store.create(&key, &part).await? {
-            Created::Written => Ok((part.digest, part.len() as u64)),
+    async fn part(&self, header: &Header, part: &Encoded) -> Result<(), ReplicateError> {
+        let key = Key { user: header.user, id: header.id, part: Some(part.digest) };
+        match self.store.create(&key, part).await? {
+            Created::Written => Ok(()),
             Created::Exists(_) => Err(ReplicateError::Occupied),
         }
     }
@@ -148,8 +174,8 @@ impl Replica {
 struct Sent {
     header: Header,
     object: Encoded,
-    /// Bytes of the parts.
-    bytes: u64,
+    /// Of the chain with it.
+    size: ChainSize,
 }
 
 /// Takes an object that an earlier call has written. `None`: it is another's.

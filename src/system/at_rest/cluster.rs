@@ -28,6 +28,8 @@ pub struct ClusterCopy {
     pub lossy: usize,
     /// Users without a conversation whose stored responses were left out, because nothing names the user.
     pub left_out: usize,
+    /// Users whose data could not be read: they are missing. The log names why.
+    pub failed: usize,
 }
 
 /// Writes all users of the cluster of `config` to `to`, a new or empty directory, as the data directory of a single node.
@@ -62,7 +64,7 @@ pub async fn export_cluster(
         copy.left_out += usize::from(!is_whole);
         lossy.extend(user.filter(|_| may_lack));
     };
-    exporter.run(each).await.map_err(failed)?;
+    copy.failed = exporter.run(each).await.map_err(failed)?;
     copy.lossy = lossy.len();
     let finished = blocking_long(move || {
         for user in &lossy {

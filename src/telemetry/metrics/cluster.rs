@@ -19,7 +19,7 @@ declare! {
     commit_bytes: Counter = "cluster_commit_bytes_total", Bytes,
         "Bytes of objects written to the store of the cluster.";
     left_out: Counter = "cluster_left_out_files_total", Count,
-        "Changed workspace files that were too large or too many for the object of a turn.";
+        "Changed workspace files that were too large or too many for the object of a turn, or that could not be read.";
     lag: Gauge = "cluster_lag_seconds", Seconds,
         "Age of the oldest change that is not in the store of the cluster.";
     forwarded: By<ForwardResult, Counter> = "cluster_forwarded_total", Count,

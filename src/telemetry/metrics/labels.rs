@@ -254,6 +254,7 @@ impl From<&TurnError> for TurnOutcome {
             | TurnError::Overloaded { .. }
             | TurnError::NoUserId { .. }
             | TurnError::Moved
+            | TurnError::NotDeleted
             | TurnError::NodeFenced { in_turn: false }
             | TurnError::Draining => Self::Rejected,
         }

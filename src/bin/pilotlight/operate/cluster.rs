@@ -98,7 +98,7 @@ fn export(directory: &Path, config: Option<PathBuf>, is_running: bool) -> ExitCo
     };
     block_on(async {
         match at_rest::export_cluster(&config, directory, is_running).await {
-            Ok(ClusterCopy { users, sessions, lossy, left_out, .. }) => {
+            Ok(ClusterCopy { users, sessions, lossy, left_out, failed, .. }) => {
                 note(&format!("exported: {users} users, {sessions} sessions"));
                 if lossy > 0 {
                     note(&format!(
@@ -107,6 +107,11 @@ fn export(directory: &Path, config: Option<PathBuf>, is_running: bool) -> ExitCo
                 }
                 if left_out > 0 {
                     note(&format!("left out: stored responses of {left_out} users without a conversation"));
+                }
+                if failed > 0 {
+                    let problem =
+                        format!("{failed} users are missing: their data could not be read, as the log says");
+                    return complain(&problem, FAILED);
                 }
                 ExitCode::SUCCESS
             }

@@ -452,3 +452,23 @@ fn files_that_change_meanwhile_break_no_chain() {
     apply(&to, &chain).unwrap();
     assert_eq!(to.tree(), from.tree());
 }
+
+#[test]
+fn more_than_a_chain_may_have_is_refused() {
+    let (from, to) = two_nodes();
+    let large = fs::File::create(from.known("a").work.join("large")).unwrap();
+    large.set_len(super::super::limits::CHAIN_BYTES / 2).unwrap();
+    let object = collect(&from, Scope::Snapshot, &mut UserState::default());
+    let before = to.all();
+    let once = |apply: &mut Apply| object.pieces.iter().try_for_each(|piece| apply.object(piece));
+    let mut apply = Apply::begin(to.places()).unwrap();
+    once(&mut apply).unwrap();
+    assert!(matches!(once(&mut apply), Err(ApplyError::TooMuch)));
+    apply.discard().unwrap();
+    assert_eq!(to.all(), before);
+    // A snapshot begins a chain of its own.
+    let mut apply = Apply::begin(to.places()).unwrap();
+    once(&mut apply).unwrap();
+    apply.reset().unwrap();
+    once(&mut apply).unwrap();
+}

@@ -9,7 +9,7 @@ use super::super::limits::{EDGE_BYTES, OWN_FILE_BYTES};
 use super::super::places::{Place, names};
 use super::super::state::{ContentHash, Known, Stamp, edge_of, head, tail};
 use super::reading::{Form, Reading};
-use super::{Collector, Job, Options, Scope, is_shortage};
+use super::{Collector, Job, Options, Scope, accessed};
 use crate::model::ids::SessionHash;
 use crate::support::atomic_file::is_temporary_name;
 use crate::workspace::beneath::ReadError;
@@ -24,31 +24,38 @@ pub(super) struct Own {
     place: Place,
     path: PathBuf,
     is_log: bool,
+    /// Bytes when it was looked at.
+    bytes: u64,
+}
+
+impl Own {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl Collector {
-    pub(super) fn look_at_record(&mut self, session: &SessionHash, options: Options) {
+    pub(super) fn look_at_record(&mut self, session: &SessionHash, options: Options) -> io::Result<()> {
         let directory = self.places.record(session);
         let area = Area::Record(session.clone());
         // The journal is last: it must not be behind the record.
         for name in ["directory", "session.json", "progress", "credentials.json", "journal"] {
             if name != "credentials.json" || options.credentials {
-                self.look_at(Place::new(area.clone(), name), directory.join(name), name == "journal");
+                self.look_at(Place::new(area.clone(), name), directory.join(name), name == "journal")?;
             }
         }
+        Ok(())
     }
 
     /// Files that belong to no session.
-    pub(super) fn look_at_others(&mut self) {
+    pub(super) fn look_at_others(&mut self) -> io::Result<()> {
         for (name, path) in self.places.others() {
             if !matches!(name, "responses" | "list") {
-                self.look_at(Place::new(Area::User, name), path, false);
+                self.look_at(Place::new(Area::User, name), path, false)?;
                 continue;
             }
-            let Ok(found) = names(&path) else {
-                self.summary.unreadable += 1;
-                continue;
-            };
+            accessed()?;
+            let found = names(&path)?;
             let is_wanted = |file: &&String| match name {
                 "list" => SessionHash::parse(file).is_some(),
                 _ => !is_temporary_name(file),
@@ -56,10 +63,11 @@ impl Collector {
             let found: Vec<_> = found.iter().filter(is_wanted).map(|file| format!("{name}/{file}")).collect();
             for place in &found {
                 let file = path.join(place.rsplit('/').next().unwrap_or_default());
-                self.look_at(Place::new(Area::User, place.as_bytes()), file, false);
+                self.look_at(Place::new(Area::User, place.as_bytes()), file, false)?;
             }
             self.gone_from(name, &found);
         }
+        Ok(())
     }
 
     /// Files of a directory that the replica has and that are no more there.
@@ -77,9 +85,9 @@ impl Collector {
         self.jobs.extend(gone.into_iter().map(Job::Removed));
     }
 
-    fn look_at(&mut self, place: Place, path: PathBuf, is_log: bool) {
+    fn look_at(&mut self, place: Place, path: PathBuf, is_log: bool) -> io::Result<()> {
         let known = self.known(&place);
-        match path.symlink_metadata() {
+        match accessed().and_then(|()| path.symlink_metadata()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.jobs.extend(known.map(|_| Job::Removed(place)));
             }
@@ -88,23 +96,21 @@ impl Collector {
                 let is_same = matches!(known, Some(Known::File { stamp: before, .. } | Known::Log { stamp: before, .. })
                     if stamp.is_same(before));
                 if !is_same {
-                    self.jobs.push_back(Job::Own(Own { place, path, is_log }));
+                    self.jobs.push_back(Job::Own(Own { place, path, is_log, bytes: found.len() }));
                 }
             }
-            // A damaged disk, or something that was planted: what the replica has stays.
-            _ => self.summary.unreadable += 1,
+            // Something that was planted, or longer than the server writes.
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "no file of the server's own")),
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     pub(super) fn own(&mut self, own: Own) -> io::Result<()> {
-        let file = match open_to_read(&own.path) {
-            Ok(file) => file,
-            // The next object has it, or says that it is gone.
-            Err(ReadError::Io(error)) if is_shortage(&error) => return Err(error),
-            Err(_) => {
-                self.summary.unreadable += 1;
-                return Ok(());
-            }
+        let file = match accessed().map_err(ReadError::from).and_then(|()| open_to_read(&own.path)) {
+            // Deleted meanwhile, which the next object says.
+            Err(error) if error.is_absent() => return Ok(()),
+            file => file.map_err(io::Error::from)?,
         };
         let found = file.metadata()?;
         let (length, stamp) = (found.len().min(OWN_FILE_BYTES), Stamp::of(&found, self.now));

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
-use super::super::delta::{Change, Meta};
+use super::super::delta::{Area, Change, Meta};
 use super::super::limits::{CHUNK_BYTES, EDGE_BYTES};
 use super::super::places::Place;
 use super::super::state::{ContentHash, Known, Stamp, edge_of};
@@ -72,6 +72,7 @@ impl Reading {
 
 /// The next bytes of a file, up to `end`; none at its end.
 fn read_at<'a>(file: &File, buffer: &'a mut [u8], at: u64, end: u64) -> io::Result<&'a [u8]> {
+    super::accessed()?;
     let most = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(buffer.len());
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..most).filter(|rest| !rest.is_empty()) {
@@ -92,12 +93,9 @@ impl Collector {
         let mut buffer = vec![0; left.min(CHUNK_BYTES)];
         let content = match read_at(&reading.file, &mut buffer, reading.at, reading.length) {
             Ok(content) => content,
-            Err(error) if super::is_shortage(&error) => return Err(error),
-            // A damaged disk. What was sent so far is not taken as known, so that all of it goes next time.
-            Err(_) => {
-                self.summary.unreadable += 1;
-                return Ok(());
-            }
+            // What was sent so far is not taken as known, so that all of it goes next time.
+            Err(error) if matches!(reading.place.area, Area::Work(_)) => return self.unread(error),
+            Err(error) => return Err(error),
         };
         let meta = reading.meta;
         self.push(

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt, symlink};
@@ -7,10 +8,151 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::super::delta::Kind;
 use super::super::limits::{
-    EDGE_BYTES, MAX_DEPTH, WORK_BYTES_PER_TURN, WORK_ENTRIES, WORK_FILES_KNOWN, WORK_FILES_PER_TURN,
+    EDGE_BYTES, MAX_DEPTH, OWN_ENTRIES, WORK_BYTES_PER_TURN, WORK_ENTRIES, WORK_FILES_KNOWN,
+    WORK_FILES_PER_TURN,
 };
-use super::super::testing::{Node, chmod, collect, collect_with};
+use super::super::places::TooManyEntries;
+use super::super::testing::{Node, Object, apply, chmod, collect, collect_with, try_collect};
 use super::*;
+
+thread_local! {
+    /// The access that fails, and with which error.
+    static FAULT: Cell<Option<(usize, i32)>> = const { Cell::new(None) };
+    static ACCESSES: Cell<usize> = const { Cell::new(0) };
+}
+
+pub(super) fn accessed() -> io::Result<()> {
+    let number = ACCESSES.replace(ACCESSES.get() + 1);
+    match FAULT.get() {
+        Some((at, errno)) if at == number => Err(io::Error::from_raw_os_error(errno)),
+        _ => Ok(()),
+    }
+}
+
+/// An object whose collection fails at one access. `None`: it has fewer.
+fn collect_failing(
+    node: &Node,
+    scope: &Scope,
+    state: &mut UserState,
+    at: usize,
+    errno: i32,
+) -> Option<io::Result<Object>> {
+    ACCESSES.set(0);
+    FAULT.set(Some((at, errno)));
+    let result = try_collect(node, scope.clone(), Options::default(), state);
+    FAULT.set(None);
+    (ACCESSES.get() > at).then_some(result)
+}
+
+/// A user with something of each kind that has changed since the state.
+fn changed(node: &Node) -> (UserState, Object) {
+    let (session, mut state) = (node.session("a"), UserState::default());
+    node.others();
+    fs::create_dir(session.work.join("src")).unwrap();
+    for name in ["src/main.rs", "same", "gone"] {
+        fs::write(session.work.join(name), name).unwrap();
+    }
+    symlink("same", session.work.join("link")).unwrap();
+    let before = collect(node, Scope::Snapshot, &mut state);
+    append(&session.record.join("journal"), b" and a turn");
+    fs::write(node.places().usage(), "more").unwrap();
+    fs::write(session.work.join("src/main.rs"), "MAIN").unwrap();
+    fs::write(session.work.join("new"), "new").unwrap();
+    fs::remove_file(session.work.join("gone")).unwrap();
+    node.session("b");
+    (state, before)
+}
+
+#[test]
+fn failure_of_the_host_ends_the_object() {
+    for scope in [Scope::Snapshot, Scope::Whole] {
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EIO] {
+            let node = Node::new();
+            let (mut state, _) = changed(&node);
+            let known = state.len();
+            let mut count = 0;
+            while let Some(result) = collect_failing(&node, &scope, &mut state, count, errno) {
+                let error = result.err().unwrap_or_else(|| panic!("{scope:?}: access {count} is ignored"));
+                assert_eq!(error.raw_os_error(), Some(errno));
+                assert_eq!(state.len(), known, "nothing of it is known");
+                count += 1;
+            }
+            assert!(count > 30, "{count}");
+        }
+    }
+}
+
+#[test]
+fn own_file_is_never_missing_in_an_object() {
+    for scope in [Scope::Snapshot, Scope::Whole] {
+        // What a child can do to its own files.
+        for errno in [libc::EACCES, libc::ELOOP, libc::EAGAIN] {
+            let (mut count, mut refused, mut left_out) = (0, 0, 0);
+            loop {
+                let (node, other) = (Node::new(), Node::new());
+                let (mut state, before) = changed(&node);
+                let Some(result) = collect_failing(&node, &scope, &mut state, count, errno) else { break };
+                count += 1;
+                let Ok(object) = result else {
+                    refused += 1;
+                    continue;
+                };
+                left_out += u64::from(object.summary.unreadable > 0);
+                assert_eq!(object.summary.unreadable, 1, "{scope:?} {errno}: access {count} is not counted");
+                let is_gone = |entry: &&String| entry.starts_with("Removed") && *entry != "Removed gone";
+                assert_eq!(object.entries().iter().find(is_gone), None);
+                let objects = if scope == Scope::Snapshot { vec![object] } else { vec![before, object] };
+                apply(&other, &objects).unwrap();
+                let own = |node: &Node| {
+                    let mut tree = node.tree();
+                    tree.retain(|path, _| !path.starts_with("work "));
+                    tree
+                };
+                assert_eq!(own(&other), own(&node), "{scope:?} {errno}: access {count}");
+            }
+            assert!(refused > 10 && left_out > 10, "{refused} {left_out}");
+        }
+    }
+}
+
+#[test]
+fn what_a_child_deletes_meanwhile_is_no_error() {
+    let node = Node::new();
+    node.session("a");
+    let work = node.known("a").work;
+    fs::create_dir(work.join("src")).unwrap();
+    fs::write(work.join("src/main.rs"), "x").unwrap();
+    symlink("src", work.join("link")).unwrap();
+    let (mut at, mut count) = (0, 0);
+    let mut state = UserState::default();
+    while let Some(result) = collect_failing(&node, &Scope::Snapshot, &mut state, at, libc::ENOENT) {
+        at += 1;
+        // The server's own directories and files are there.
+        let Ok(object) = result else { continue };
+        assert_eq!(object.summary.unreadable, 0);
+        count += 1;
+    }
+    assert!(count > 10);
+}
+
+#[test]
+fn directory_with_too_many_entries_is_refused() {
+    let (node, mut state) = (Node::new(), UserState::default());
+    node.session("a");
+    let place = |number: usize| node.places().list().join(format!("{number:032x}"));
+    for number in 1..OWN_ENTRIES {
+        fs::File::create(place(number)).unwrap();
+    }
+    assert_eq!(node.places().sessions().unwrap().len(), OWN_ENTRIES);
+    fs::File::create(place(0)).unwrap();
+    let result = try_collect(&node, Scope::Snapshot, Options::default(), &mut state);
+    let error = result.err().unwrap().into_inner().unwrap();
+    assert!(error.is::<TooManyEntries>(), "{error}");
+    let list = node.places().list().to_owned();
+    fs::remove_dir_all(&list).unwrap();
+    fs::write(&list, "").unwrap();
+    assert!(try_collect(&node, Scope::Snapshot, Options::default(), &mut state).is_err(), "no list at all");
+}
 
 fn append(path: &Path, content: &[u8]) {
     OpenOptions::new().append(true).open(path).unwrap().write_all(content).unwrap();
@@ -190,8 +332,10 @@ fn planted_files_of_the_server_are_not_read() {
             fs::remove_file(&file).unwrap();
             trap(&file);
         }
-        let object = collect(&node, Scope::Whole, &mut state);
-        assert_eq!((object.entries().len(), object.summary.unreadable), (0, 3), "{:?}", object.entries());
+        for scope in [Scope::Whole, Scope::Snapshot] {
+            let result = try_collect(&node, scope, Options::default(), &mut state);
+            assert!(result.is_err(), "an object would replace what the replica has");
+        }
     }
 }
 

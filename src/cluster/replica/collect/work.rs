@@ -19,8 +19,8 @@ use super::super::delta::{Area, Change, Meta};
 use super::super::places::Place;
 use super::super::state::{ContentHash, Known, Stamp};
 use super::reading::{Form, Reading};
-use super::{Budget, Collector, Scope, is_shortage};
-use crate::workspace::beneath::Beneath;
+use super::{Budget, Collector, Scope, accessed};
+use crate::workspace::beneath::{Beneath, is_shortage};
 use crate::workspace::sessions_dir;
 
 /// Opening never waits, whatever lies there.
@@ -51,6 +51,18 @@ enum Found {
 }
 
 impl Work {
+    pub(super) fn area(&self) -> &Area {
+        &self.place.area
+    }
+
+    /// Bytes when it was looked at.
+    pub(super) fn bytes(&self) -> u64 {
+        match self.found {
+            Found::File { size } => size,
+            Found::Directory { .. } | Found::Link { .. } => 0,
+        }
+    }
+
     /// Directories come before what is in them, and small files before large ones: most of them fit.
     fn rank(&self) -> (u8, u64) {
         match self.found {
@@ -78,12 +90,21 @@ impl Collector {
                 let path = PathBuf::from(OsStr::from_bytes(&place.path));
                 match self.open(&root, &path, owner) {
                     Ok(file) => self.file(place, file)?,
-                    Err(error) if is_shortage(&error) => return Err(error),
-                    // It vanished, which the next scan finds, or the child has exchanged it.
-                    Err(_) => self.summary.unreadable += 1,
+                    Err(error) => self.unread(error)?,
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Something of a child's that cannot be read stays out, whatever the child has done to it. What the host is to blame for
+    /// ends the object: it may concern any file, and a snapshot without them would replace what the replica has.
+    pub(super) fn unread(&mut self, error: io::Error) -> io::Result<()> {
+        if is_shortage(&error) {
+            return Err(error);
+        }
+        // What has vanished is found by the next scan.
+        self.summary.unreadable += u64::from(error.kind() != io::ErrorKind::NotFound);
         Ok(())
     }
 
@@ -98,6 +119,7 @@ impl Collector {
     }
 
     fn open(&self, root: &Path, path: &Path, owner: u32) -> io::Result<File> {
+        accessed()?;
         let work = Beneath::open(&sessions_dir(self.places.data_dir()), root)?;
         let directory = work.dir(path.parent().unwrap_or(Path::new("")))?;
         let name = path.file_name().unwrap_or_default();
@@ -125,7 +147,11 @@ impl Collector {
                 return Ok(());
             };
             self.budget.read = read;
-            if Reading::hash(&file, length)? == digest {
+            let hash = match Reading::hash(&file, length) {
+                Ok(hash) => hash,
+                Err(error) => return self.unread(error),
+            };
+            if hash == digest {
                 if mode != meta.mode {
                     self.push(&place, Change::Mode(meta));
                 }

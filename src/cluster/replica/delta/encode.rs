@@ -25,6 +25,7 @@ pub(crate) struct Encoded {
     pub(crate) pieces: [Bytes; 3],
     /// The checksum at its end.
     pub(crate) digest: Digest,
+    pub(crate) entries: u32,
 }
 
 impl Encoded {
@@ -127,6 +128,6 @@ impl Writer {
         }
         let digest: Digest = digest.finalize().into();
         end.extend(digest);
-        Encoded { pieces: [head.into(), self.body.into(), end.into()], digest }
+        Encoded { pieces: [head.into(), self.body.into(), end.into()], digest, entries: self.entries }
     }
 }

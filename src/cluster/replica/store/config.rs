@@ -1,11 +1,9 @@
-//! Where the store is, and what opens it. `Debug` shows no secret.
+//! Where the store is, and what opens it. Region, endpoint and credentials of a bucket are the environment's.
 
-use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
@@ -15,37 +13,14 @@ use super::connector::{Connector, may_go_to};
 use super::error::OpenError;
 use super::local::Local;
 
-/// A value that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    #[cfg(test)]
-    pub(crate) fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(redacted)")
-    }
-}
-
 /// How a store is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoreConfig {
     /// `file:///directory`, `s3://bucket/prefix`.
     pub(crate) url: String,
-    /// Address of an S3 server that is not AWS.
-    pub(crate) endpoint: Option<String>,
-    pub(crate) region: Option<String>,
-    /// Without them: the variables `AWS_…`, or what the host gives its programs.
-    pub(crate) access_key_id: Option<Secret>,
-    pub(crate) secret_access_key: Option<Secret>,
-    pub(crate) session_token: Option<Secret>,
-    /// Certificate authorities beside those of the host.
-    pub(crate) ca_file: Option<PathBuf>,
+    /// Variables `AWS_…` beside those of the process.
+    #[cfg(test)]
+    pub(crate) variables: Vec<(AmazonS3ConfigKey, String)>,
     /// Time of one try of a request.
     pub(crate) try_for: Duration,
     /// Time of a request with all tries.
@@ -56,12 +31,8 @@ impl StoreConfig {
     pub(crate) fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
-            endpoint: None,
-            region: None,
-            access_key_id: None,
-            secret_access_key: None,
-            session_token: None,
-            ca_file: None,
+            #[cfg(test)]
+            variables: Vec::new(),
             try_for: Duration::from_secs(10),
             give_up_after: Duration::from_secs(30),
         }
@@ -91,10 +62,10 @@ impl StoreConfig {
             "file" => self.directory(&url),
             "s3" => self.bucket(&url),
             #[cfg(feature = "cluster-gcp")]
-            "gs" => self.google(&url),
+            "gs" => google(&url),
             #[cfg(feature = "cluster-azure")]
-            "az" => self.azure(&url),
-            _ => Err(wrong("this program knows no store of this kind; file:///… and s3://… are known")),
+            "az" => azure(&url),
+            _ => Err(wrong("this program knows no store of this kind")),
         }
     }
 
@@ -110,52 +81,43 @@ impl StoreConfig {
     }
 
     fn bucket(&self, url: &Url) -> Result<Opened, OpenError> {
-        // Variables first: what the configuration says is stronger.
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(host(url)?)
-            .with_http_connector(Connector::new(self.ca_file.as_deref())?)
-            // The connector decides.
-            .with_client_options(ClientOptions::new().with_allow_http(true))
-            .with_retry(NO_RETRY);
-        if let Some(endpoint) = &self.endpoint {
-            if !endpoint.parse().is_ok_and(|address| may_go_to(&address)) {
+        let builder = AmazonS3Builder::from_env();
+        #[cfg(test)]
+        let builder =
+            (self.variables.iter()).fold(builder, |builder, (key, value)| builder.with_config(*key, value));
+        for key in [AmazonS3ConfigKey::Endpoint, AmazonS3ConfigKey::S3Endpoint] {
+            let endpoint = builder.get_config_value(&key);
+            if endpoint.is_some_and(|endpoint| !endpoint.parse().is_ok_and(|address| may_go_to(&address))) {
                 let problem = "the endpoint of the store is no https address, and not on this machine";
                 return Err(OpenError::Config(problem.to_owned()));
             }
-            builder = builder.with_endpoint(endpoint);
         }
-        if let Some(region) = &self.region {
-            builder = builder.with_region(region);
-        }
-        if let Some(Secret(key)) = &self.access_key_id {
-            builder = builder.with_access_key_id(key);
-        }
-        if let Some(Secret(key)) = &self.secret_access_key {
-            builder = builder.with_secret_access_key(key);
-        }
-        if let Some(Secret(token)) = &self.session_token {
-            builder = builder.with_token(token);
-        }
-        opened(builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>), url)
-    }
-
-    #[cfg(feature = "cluster-gcp")]
-    fn google(&self, url: &Url) -> Result<Opened, OpenError> {
-        let builder = object_store::gcp::GoogleCloudStorageBuilder::from_env()
+        let builder = builder
             .with_bucket_name(host(url)?)
-            .with_http_connector(Connector::new(self.ca_file.as_deref())?)
+            .with_http_connector(Connector::new()?)
+            // The connector decides.
+            .with_client_options(ClientOptions::new().with_allow_http(true))
             .with_retry(NO_RETRY);
         opened(builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>), url)
     }
+}
 
-    #[cfg(feature = "cluster-azure")]
-    fn azure(&self, url: &Url) -> Result<Opened, OpenError> {
-        let builder = object_store::azure::MicrosoftAzureBuilder::from_env()
-            .with_container_name(host(url)?)
-            .with_http_connector(Connector::new(self.ca_file.as_deref())?)
-            .with_retry(NO_RETRY);
-        opened(builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>), url)
-    }
+#[cfg(feature = "cluster-gcp")]
+fn google(url: &Url) -> Result<Opened, OpenError> {
+    let builder = object_store::gcp::GoogleCloudStorageBuilder::from_env()
+        .with_bucket_name(host(url)?)
+        .with_http_connector(Connector::new()?)
+        .with_retry(NO_RETRY);
+    opened(builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>), url)
+}
+
+#[cfg(feature = "cluster-azure")]
+fn azure(url: &Url) -> Result<Opened, OpenError> {
+    let builder = object_store::azure::MicrosoftAzureBuilder::from_env()
+        .with_container_name(host(url)?)
+        .with_http_connector(Connector::new()?)
+        .with_retry(NO_RETRY);
+    opened(builder.build().map(|store| Arc::new(store) as Arc<dyn ObjectStore>), url)
 }
 
 /// Requests are repeated by the caller.

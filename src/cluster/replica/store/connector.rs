@@ -4,7 +4,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,13 +41,13 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, OpenError> {
+    pub(super) fn new() -> Result<Self, OpenError> {
         let mut tcp = Tcp::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT));
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(ca_file).map_err(|error| OpenError::Config(error.to_string()))?)
+            .with_tls_config(tls().map_err(|error| OpenError::Config(error.to_string()))?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
@@ -97,11 +96,7 @@ pub(super) fn may_go_to(address: &Uri) -> bool {
     address.scheme() == Some(&Scheme::HTTPS) || (address.scheme() == Some(&Scheme::HTTP) && is_near)
 }
 
-/// TLS with the authorities of the host and those of the file.
-fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
-    let mut roots = tls::host_roots();
-    if let Some(path) = ca_file {
-        tls::trust(&mut roots, path)?;
-    }
-    Ok(tls::client(roots)?.with_no_client_auth())
+/// TLS with the authorities of the host.
+fn tls() -> Result<ClientConfig, TlsError> {
+    Ok(tls::client(tls::host_roots())?.with_no_client_auth())
 }

@@ -32,6 +32,7 @@ impl From<TurnError> for ApiError {
             | TurnError::Draining
             | TurnError::Moved
             | TurnError::NotReplicated { .. }
+            | TurnError::NotDeleted
             | TurnError::NodeFenced { .. }
             | TurnError::NotStarted(_)
             | TurnError::CircuitOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,

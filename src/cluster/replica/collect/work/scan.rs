@@ -12,7 +12,7 @@ use super::super::super::delta::{Area, Change, is_valid_path};
 use super::super::super::limits::{MAX_DEPTH, MAX_PATH_BYTES, WORK_ENTRIES, WORK_FILES_KNOWN};
 use super::super::super::places::Place;
 use super::super::super::state::{ContentHash, Known};
-use super::super::{Collector, Job, Scope};
+use super::super::{Collector, Job, Scope, accessed};
 use super::{Found, Work, is_own, mode, stamp};
 use crate::model::ids::SessionHash;
 use crate::support::atomic_file::is_temporary_name;
@@ -34,19 +34,16 @@ struct Scan<'a> {
 }
 
 impl Collector {
-    pub(in super::super) fn look_at_work(&mut self, session: &SessionHash) {
-        let Some(path) = self.places.session(session) else { return };
-        let root = Path::new(path.file_name().unwrap_or_default()).join("work");
-        let opened = Beneath::open(&sessions_dir(self.places.data_dir()), &root);
+    pub(in super::super) fn look_at_work(&mut self, session: &SessionHash) -> io::Result<()> {
+        accessed()?;
+        let Some(name) = self.places.session_name(session)? else { return Ok(()) };
+        let root = Path::new(name.as_str()).join("work");
+        let opened = accessed().and_then(|()| Beneath::open(&sessions_dir(self.places.data_dir()), &root));
         let opened = opened.and_then(|work| Ok((fstat(&work)?.st_uid, work)));
         let (owner, work) = match opened {
             Ok(opened) => opened,
-            // No child has been there yet, or the directory is gone with what was in it: the next child gets a new one.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(_) => {
-                self.summary.unreadable += 1;
-                return;
-            }
+            // Without one no child has been there yet, or it is gone with what was in it: the next child gets a new one.
+            Err(error) => return self.unread(error),
         };
         let area = Area::Work(session.clone());
         let mut scan = Scan {
@@ -60,7 +57,7 @@ impl Collector {
             seen: HashSet::new(),
             unseen: Vec::new(),
         };
-        let is_whole = scan.directory(&work, &[], MAX_DEPTH);
+        let is_whole = scan.directory(&work, &[], MAX_DEPTH)?;
         let Scan { mut jobs, seen, unseen, .. } = scan;
         if is_whole {
             self.gone_from_work(&area, &seen, &unseen);
@@ -69,6 +66,7 @@ impl Collector {
         }
         jobs.sort_by(|one, other| (one.rank(), &one.place.path).cmp(&(other.rank(), &other.place.path)));
         self.jobs.extend(jobs.into_iter().map(Job::Work));
+        Ok(())
     }
 
     /// What the replica has and the directory has no more: the topmost paths stand for what is below them.
@@ -93,42 +91,64 @@ impl Collector {
 
 impl Scan<'_> {
     /// Looks at a directory and what is below. Whether all of it was seen, or what was not is noted.
-    fn directory(&mut self, directory: &Beneath, path: &[u8], levels: usize) -> bool {
-        let Ok(entries) = directory.entries() else { return self.not_seen(path) };
+    fn directory(&mut self, directory: &Beneath, path: &[u8], levels: usize) -> io::Result<bool> {
+        let entries = match accessed().and_then(|()| directory.entries()) {
+            Ok(entries) => entries,
+            Err(error) => return self.not_seen(path, error),
+        };
         for entry in entries {
-            let Ok(entry) = entry else { return self.not_seen(path) };
+            let entry = match accessed().and_then(|()| Ok(entry?)) {
+                Ok(entry) => entry,
+                Err(error) => return self.not_seen(path, error),
+            };
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") || std::str::from_utf8(name).is_ok_and(is_temporary_name) {
                 continue;
             }
             self.entries += 1;
             if self.entries > WORK_ENTRIES {
-                return false;
+                return Ok(false);
             }
             let inner = if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() };
-            if !self.entry(directory, name, inner, levels) {
-                return false;
+            if !self.entry(directory, name, inner, levels)? {
+                return Ok(false);
             }
         }
-        true
+        Ok(true)
     }
 
-    fn not_seen(&mut self, path: &[u8]) -> bool {
-        self.collector.summary.unreadable += 1;
+    fn not_seen(&mut self, path: &[u8], error: io::Error) -> io::Result<bool> {
+        self.collector.unread(error)?;
         self.unseen.push([path, b"/"].concat());
         // The working directory itself: nothing was seen.
-        !path.is_empty()
+        Ok(!path.is_empty())
     }
 
-    fn entry(&mut self, directory: &Beneath, name: &[u8], path: Vec<u8>, levels: usize) -> bool {
+    fn entry(&mut self, directory: &Beneath, name: &[u8], path: Vec<u8>, levels: usize) -> io::Result<bool> {
         let name = OsStr::from_bytes(name);
-        // What is gone was deleted meanwhile.
-        let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { return true };
+        let stat = match accessed().and_then(|()| Ok(statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?)) {
+            Ok(stat) => stat,
+            // What is gone was deleted meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => {
+                // The child has closed the directory: what is in it is still there.
+                self.seen.insert(path.clone());
+                return self.not_seen(&path, error);
+            }
+        };
         let is_valid = levels > 0 && is_valid_path(&self.area, &path, &Change::Removed);
         let found = match FileType::from_raw_mode(stat.st_mode) {
             _ if !is_valid => None,
             FileType::Directory => Some(Found::Directory { mode: mode(&stat) }),
-            FileType::Symlink => target(directory, name).map(|target| Found::Link { target }),
+            FileType::Symlink => match accessed().and_then(|()| target(directory, name)) {
+                Ok(target) => target.map(|target| Found::Link { target }),
+                // Exchanged meanwhile: neither sent nor gone.
+                Err(error) => {
+                    self.collector.unread(error)?;
+                    self.seen.insert(path);
+                    return Ok(true);
+                }
+            },
             FileType::RegularFile if is_own(&stat, self.owner) => {
                 Some(Found::File { size: stat.st_size.max(0).unsigned_abs() })
             }
@@ -137,18 +157,18 @@ impl Scan<'_> {
         self.files += 1;
         let Some(found) = found.filter(|_| self.files <= WORK_FILES_KNOWN) else {
             self.collector.summary.left_out += 1;
-            return true;
+            return Ok(true);
         };
         let is_directory = matches!(found, Found::Directory { .. });
         self.job(&path, &stat, found);
         self.seen.insert(path.clone());
         if !is_directory {
-            return true;
+            return Ok(true);
         }
-        match directory.dir(Path::new(name)) {
+        match accessed().and_then(|()| directory.dir(Path::new(name))) {
             Ok(inner) => self.directory(&inner, &path, levels - 1),
             // Exchanged meanwhile, or closed by the child.
-            Err(_) => self.not_seen(&path),
+            Err(error) => self.not_seen(&path, error),
         }
     }
 
@@ -169,7 +189,7 @@ impl Scan<'_> {
     }
 }
 
-fn target(directory: &Beneath, name: &OsStr) -> Option<Vec<u8>> {
-    let target = readlinkat(directory, name, Vec::new()).ok()?.into_bytes();
-    (!target.is_empty() && target.len() <= MAX_PATH_BYTES).then_some(target)
+fn target(directory: &Beneath, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    let target = readlinkat(directory, name, Vec::new())?.into_bytes();
+    Ok((!target.is_empty() && target.len() <= MAX_PATH_BYTES).then_some(target))
 }
