@@ -149,35 +149,48 @@ impl App {
             return Ok((user, inside));
         };
         if named.is_none() && caller.is_known_by_credentials() {
-            let elsewhere = async |presented| {
-                let found = self.renewed.owner(&self.pilot, &self.identities, presented).await;
-                // Any text is a token. Those of a known user are not charged: strangers would use up what all need.
-                if found.is_none() {
-                    self.rate_limits.count_unknown_tokens()?;
-                }
-                Ok::<_, ApiError>(found)
-            };
-            let owner = self.identities.owner(credentials, elsewhere).await?;
-            let (Owner::Known(user) | Owner::New(user)) = &owner;
-            self.rate_limits.count_user(user)?;
-            self.route(caller, user).await?;
-            let inside = self.pilot.enter(user)?;
-            return match owner {
-                Owner::Known(user) => {
-                    self.identities.learn(&user, credentials).await;
-                    Ok((user, inside))
-                }
-                Owner::New(user) => {
-                    self.identities.learn_new(&user, credentials).await;
-                    Ok((user, inside))
-                }
-            };
+            let owner = self.identified(caller, credentials).await?;
+            let user = owner.user().clone();
+            if let Err(error) = self.route(caller, &user).await {
+                #[cfg(feature = "cluster")]
+                self.identities.learn_elsewhere(&owner, credentials).await;
+                return Err(error);
+            }
+            let inside = self.pilot.enter(&user)?;
+            match owner {
+                Owner::Known(_) => self.identities.learn(&user, credentials).await,
+                Owner::New(_) => self.identities.learn_new(&user, credentials).await,
+            }
+            return Ok((user, inside));
         }
         let user = caller.owner(named)?;
         self.route(caller, &user).await?;
         let inside = self.pilot.enter(&user)?;
         self.identities.learn(&user, credentials).await;
         Ok((user, inside))
+    }
+
+    /// Whose credentials they are. Found out and counted once for a request, on the node of a cluster that the caller reached.
+    async fn identified(&self, caller: &Caller, credentials: &OauthCredentials) -> Result<Owner, ApiError> {
+        #[cfg(feature = "cluster")]
+        if let Some(owner) = caller.identified() {
+            return Ok(owner.clone());
+        }
+        let elsewhere = async |presented| {
+            let found = self.renewed.owner(&self.pilot, &self.identities, presented).await;
+            // Any text is a token. Those of a known user are not charged: strangers would use up what all need.
+            if found.is_none() {
+                self.rate_limits.count_unknown_tokens()?;
+            }
+            Ok::<_, ApiError>(found)
+        };
+        let owner = self.identities.owner(credentials, elsewhere).await?;
+        self.rate_limits.count_user(owner.user())?;
+        // Another node may answer, which does not write the audit log.
+        caller.is_about(owner.user());
+        #[cfg(feature = "cluster")]
+        caller.identify(&owner);
+        Ok(owner)
     }
 
     /// Without the feature `cluster` each user is here.
@@ -210,6 +223,8 @@ impl App {
     #[cfg(feature = "cluster")]
     pub(super) async fn put_away(&self, user: &UserId) {
         self.conversations.put_away(user).await;
+        // While the files are here that have the tokens.
+        self.identities.settle_user(&self.pilot, user).await;
         self.forget_others(user).await;
     }
 

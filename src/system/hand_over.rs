@@ -149,7 +149,7 @@ impl HandOver {
 
     async fn remove_files(&self, user: &UserId) {
         let files = UserFiles::of(&self.sessions.env.config.data_dir, user);
-        if let Err(error) = blocking(move || files.delete_all()).await {
+        if let Err(error) = blocking(move || files.delete_all_but_tokens()).await {
             // They are replaced when the user comes back.
             tracing::warn!(%error, "files of a user who has left are still here");
         }

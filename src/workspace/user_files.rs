@@ -83,6 +83,10 @@ impl UserFiles {
     /// Deletes what is not of one session, once there are no sessions.
     pub(crate) fn delete_rest(&self) -> io::Result<()> {
         TokenIndex::of(&self.data_dir).forget(&self.digest)?;
+        self.delete_rest_but_tokens()
+    }
+
+    fn delete_rest_but_tokens(&self) -> io::Result<()> {
         remove_any(&conversations_dir(&self.data_dir).join(&self.digest))?;
         remove_any(&self.responses())?;
         remove_any(&self.usage_file())?;
@@ -99,6 +103,19 @@ impl UserFiles {
 
     /// Deletes everything of a user without children.
     pub(crate) fn delete_all(&self) -> io::Result<usize> {
+        let count = self.delete_sessions()?;
+        self.delete_rest()?;
+        Ok(count)
+    }
+
+    /// As [`Self::delete_all`], of a user who goes to another node of a cluster. By the tokens this node knows who calls.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn delete_all_but_tokens(&self) -> io::Result<()> {
+        self.delete_sessions()?;
+        self.delete_rest_but_tokens()
+    }
+
+    fn delete_sessions(&self) -> io::Result<usize> {
         let mut count = 0;
         loop {
             let sessions = self.sessions()?;
@@ -110,7 +127,6 @@ impl UserFiles {
                 count += 1;
             }
         }
-        self.delete_rest()?;
         Ok(count)
     }
 
@@ -208,6 +224,21 @@ mod tests {
         let after: Vec<_> = paths(data.path()).into_iter().filter(|path| !deleted.contains(path)).collect();
         assert_eq!(after, before);
         assert!(UserFiles::unfinished(data.path()).is_empty());
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn tokens_of_a_user_who_moves_stay() {
+        let data = tempfile::tempdir().unwrap();
+        create_layout(data.path()).unwrap();
+        let (alice, workspace) = user(data.path(), "alice");
+        alice.delete_all_but_tokens().unwrap();
+        assert!(!workspace.dirs().work.exists() && alice.sessions().unwrap().is_empty());
+        assert!(!alice.usage_file().exists() && !alice.responses().exists());
+        let index = TokenIndex::of(data.path());
+        assert_eq!(index.owner(&alice.digest), Some(UserId::new("alice").unwrap()));
+        alice.delete_all().unwrap();
+        assert_eq!(index.owner(&alice.digest), None);
     }
 
     #[test]

@@ -42,4 +42,5 @@ mod slow_store;
 mod stopped_shim;
 mod store_gone;
 mod talk;
+mod tokens;
 mod users;

@@ -1,6 +1,8 @@
 //! The authenticated caller of a request, and the users whose sessions it may use. Pure.
 
 use std::sync::Arc;
+#[cfg(feature = "cluster")]
+use std::sync::OnceLock;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +12,8 @@ use crate::cluster::Grant;
 use crate::model::ids::UserId;
 use crate::server::api::error::ApiError;
 use crate::server::audit;
+#[cfg(feature = "cluster")]
+use crate::server::auth::identity::Owner;
 use crate::server::auth::keys::{Entry, KeyLimits, Role};
 use crate::server::percent;
 use crate::turn::Sender;
@@ -36,9 +40,18 @@ pub(crate) struct Caller {
     /// The request came from another node of the cluster.
     #[cfg(feature = "cluster")]
     is_forwarded: bool,
-    /// The user of the request, kept on this node of the cluster while it is answered.
+    /// What is found out of the request once, however often it is routed.
     #[cfg(feature = "cluster")]
-    routed: Arc<std::sync::OnceLock<(UserId, Grant)>>,
+    routing: Arc<Routing>,
+}
+
+#[cfg(feature = "cluster")]
+#[derive(Debug, Default)]
+struct Routing {
+    /// The user of the request, kept on this node of the cluster while it is answered.
+    here: OnceLock<(UserId, Grant)>,
+    /// The user whom the credentials in the body have identified.
+    identified: OnceLock<Owner>,
 }
 
 #[derive(Debug, Clone)]
@@ -61,7 +74,7 @@ impl Caller {
             #[cfg(feature = "cluster")]
             is_forwarded: false,
             #[cfg(feature = "cluster")]
-            routed: Arc::default(),
+            routing: Arc::default(),
         }
     }
 
@@ -75,7 +88,7 @@ impl Caller {
             #[cfg(feature = "cluster")]
             is_forwarded: false,
             #[cfg(feature = "cluster")]
-            routed: Arc::default(),
+            routing: Arc::default(),
         }
     }
 
@@ -93,13 +106,24 @@ impl Caller {
     /// Keeps the user of the request on this node of the cluster.
     #[cfg(feature = "cluster")]
     pub(crate) fn routed(&self, user: &UserId, grant: Grant) {
-        self.routed.get_or_init(|| (user.clone(), grant));
+        self.routing.here.get_or_init(|| (user.clone(), grant));
     }
 
     /// The user of the request, if this node of the cluster has it.
     #[cfg(feature = "cluster")]
     pub(crate) fn served(&self) -> Option<&UserId> {
-        self.routed.get().map(|(user, _)| user)
+        self.routing.here.get().map(|(user, _)| user)
+    }
+
+    /// Notes whom the credentials in the body have identified, here or on the node that the caller reached.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn identify(&self, owner: &Owner) {
+        self.routing.identified.get_or_init(|| owner.clone());
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(crate) fn identified(&self) -> Option<&Owner> {
+        self.routing.identified.get()
     }
 
     /// Sets the token that is cancelled with the key.

@@ -33,11 +33,19 @@ const MAX_CACHED: usize = 10_000;
 pub(crate) type Digest = [u8; 32];
 
 /// The user of credentials.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Owner {
     Known(UserId),
     /// Both tokens are unknown.
     New(UserId),
+}
+
+impl Owner {
+    pub(crate) fn user(&self) -> &UserId {
+        match self {
+            Self::Known(user) | Self::New(user) => user,
+        }
+    }
 }
 
 /// Users by the digests of their tokens.
@@ -47,11 +55,20 @@ pub(crate) struct Identities {
     /// Held while the index changes, across waits for the disk: requests wait for it without a thread.
     changes: Arc<tokio::sync::Mutex<()>>,
     cached: Arc<Mutex<HashMap<Digest, UserId>>>,
+    /// Tokens of new users whom another node of the cluster has. In memory only: nothing of theirs is here.
+    #[cfg(feature = "cluster")]
+    elsewhere: Arc<Mutex<HashMap<Digest, UserId>>>,
 }
 
 impl Identities {
     pub(crate) fn new(data_dir: &Path) -> Self {
-        Self { index: TokenIndex::of(data_dir), changes: Arc::default(), cached: Arc::default() }
+        Self {
+            index: TokenIndex::of(data_dir),
+            changes: Arc::default(),
+            cached: Arc::default(),
+            #[cfg(feature = "cluster")]
+            elsewhere: Arc::default(),
+        }
     }
 
     /// The user of the credentials; a new one if both tokens are unknown. `elsewhere` searches credentials files for
@@ -68,7 +85,14 @@ impl Identities {
         let identities = self.clone();
         let search = move || presented.iter().find_map(|token| identities.indexed(token));
         // A failed search is that of an unknown token.
-        let found = match tokio::task::spawn_blocking(search).await.unwrap_or_default() {
+        let found = tokio::task::spawn_blocking(search).await.unwrap_or_default();
+        #[cfg(feature = "cluster")]
+        if found.is_none()
+            && let Some(user) = self.passed_on(&presented)
+        {
+            return Ok(Owner::New(user));
+        }
+        let found = match found {
             None => elsewhere(presented).await?,
             found => found,
         };
@@ -84,6 +108,28 @@ impl Identities {
     /// As [`Identities::learn`], of a user who is new.
     pub(crate) async fn learn_new(&self, user: &UserId, credentials: &OauthCredentials) {
         self.learn_as(user, credentials, true).await;
+    }
+
+    /// Records tokens of a user whom another node of the cluster has, so that they are not unknown with each request. The
+    /// tokens of a new user are not stored: only the node that has the user sees whether an answer comes.
+    #[cfg(feature = "cluster")]
+    pub(crate) async fn learn_elsewhere(&self, owner: &Owner, credentials: &OauthCredentials) {
+        match owner {
+            Owner::Known(user) => self.learn(user, credentials).await,
+            Owner::New(user) => {
+                let mut elsewhere = self.elsewhere.lock_unpoisoned();
+                if elsewhere.len() >= MAX_CACHED {
+                    elsewhere.clear();
+                }
+                elsewhere.extend(digests(credentials).map(|token| (token, user.clone())));
+            }
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    fn passed_on(&self, presented: &[Digest; 2]) -> Option<UserId> {
+        let elsewhere = self.elsewhere.lock_unpoisoned();
+        presented.iter().find_map(|token| elsewhere.get(token).cloned())
     }
 
     async fn learn_as(&self, user: &UserId, credentials: &OauthCredentials, is_new: bool) {
@@ -139,6 +185,8 @@ impl Identities {
     /// Drops the tokens of a user from memory. The index forgets them with the user's files.
     pub(crate) fn forget(&self, user: &UserId) {
         self.cached.lock_unpoisoned().retain(|_, owner| owner != user);
+        #[cfg(feature = "cluster")]
+        self.elsewhere.lock_unpoisoned().retain(|_, owner| owner != user);
     }
 
     fn cached(&self, token: &Digest) -> Option<UserId> {

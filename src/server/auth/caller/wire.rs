@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Caller, Who};
 use crate::model::ids::UserId;
+use crate::server::auth::identity::Owner;
 use crate::server::auth::keys::Entry;
 use crate::support::hex;
 
+/// What a caller may do. A field that this version does not know may be a limit: to ignore it would widen what the caller may
+/// do, and the caller is refused. So is a key with a limit that this version does not know.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Identity {
@@ -22,6 +25,26 @@ struct Identity {
     named: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     default: Option<String>,
+    #[serde(default, skip_serializing_if = "Found::is_empty")]
+    found: Found,
+}
+
+/// What the first node has found out of the request. It gives and takes no right: fields that this version does not know are
+/// ignored.
+#[derive(Default, Serialize, Deserialize)]
+struct Found {
+    /// The user of the credentials in the body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    /// The credentials were unknown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_new: bool,
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.owner.is_none()
+    }
 }
 
 impl Caller {
@@ -32,7 +55,12 @@ impl Caller {
             Who::Trusted { is_local } => (None, *is_local),
             Who::Key(key) => (Some(key.without_digest().ok()?), false),
         };
-        let identity = Identity { key, is_local, named: text(&self.named), default: text(&self.default) };
+        let found = self.identified().map_or_else(Found::default, |owner| Found {
+            owner: Some(hex::encode(owner.user().as_bytes())),
+            is_new: matches!(owner, Owner::New(_)),
+        });
+        let identity =
+            Identity { key, is_local, named: text(&self.named), default: text(&self.default), found };
         Some(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&identity).ok()?))
     }
 
@@ -44,10 +72,14 @@ impl Caller {
             Some(text) => UserId::new(hex::decode(&text)?).ok().map(Some),
         };
         let (named, default) = (user(identity.named)?, user(identity.default)?);
+        let (found, is_new) = (user(identity.found.owner)?, identity.found.is_new);
         let caller = match identity.key {
             Some(line) => Self::of_key(Entry::of_peer(&line)?.into(), named),
             None => Self::trusted(identity.is_local, named),
         };
+        if let Some(user) = found {
+            caller.identify(&if is_new { Owner::New(user) } else { Owner::Known(user) });
+        }
         Some(Self { is_forwarded: true, ..caller.or(default) })
     }
 }
@@ -86,6 +118,50 @@ mod tests {
     }
 
     #[test]
+    fn user_of_credentials_goes_along() {
+        for owner in [Owner::Known(user(b"a\xff")), Owner::New(user(b"b"))] {
+            let caller = Caller::trusted(true, None);
+            caller.identify(&owner);
+            let there = Caller::from_wire(caller.to_wire().unwrap().as_bytes()).unwrap();
+            assert_eq!(there.identified(), Some(&owner));
+            // It is the user of these credentials, and no right to anything else.
+            assert!(there.owner(None).is_err());
+        }
+        assert_eq!(
+            Caller::from_wire(Caller::trusted(true, None).to_wire().unwrap().as_bytes())
+                .unwrap()
+                .identified(),
+            None
+        );
+    }
+
+    /// What each version has written, as it was: another version reads it, or refuses it for a reason.
+    #[test]
+    fn callers_of_other_versions_are_read() {
+        let read = |json: &str| Caller::from_wire(URL_SAFE_NO_PAD.encode(json).as_bytes());
+        let before = read(r#"{"is_local":true,"named":"616c696365"}"#).unwrap();
+        assert_eq!((before.named(), before.identified()), (Some(&user(b"alice")), None));
+        let line = r#"{\"id\":\"k1\",\"role\":\"service\",\"created\":\"2026-01-02T03:04:05Z\",\"requests_per_minute\":7,\"concurrent_turns\":2,\"new_users_per_minute\":3,\"models\":[\"sonnet\"],\"policy\":\"deny\",\"tools\":[\"Read\"],\"mcp\":[],\"usd_per_day\":2.5,\"sha256\":\"0000000000000000000000000000000000000000000000000000000000000000\"}"#;
+        let key = read(&format!(r#"{{"key":"{line}","is_local":false,"named":"626f62"}}"#)).unwrap();
+        assert_eq!((key.key_id(), key.owner(None).ok()), (Some("k1"), Some(user(b"bob"))));
+        assert_eq!(key.limits().usd_per_day, Some(2.5));
+        let now = r#"{"is_local":true,"found":{"owner":"616c696365","is_new":true}}"#;
+        assert_eq!(read(now).unwrap().identified(), Some(&Owner::New(user(b"alice"))));
+        // A later version: what is only found out may be ignored, and no limit may be.
+        let later = r#"{"is_local":true,"found":{"owner":"616c696365","later":{"x":1}}}"#;
+        assert_eq!(read(later).unwrap().identified(), Some(&Owner::Known(user(b"alice"))));
+        assert!(read(r#"{"is_local":true,"read_only":true}"#).is_none());
+        let line = line.replace(r#"\"mcp\""#, r#"\"only_by_day\":true,\"mcp\""#);
+        assert!(read(&format!(r#"{{"key":"{line}","is_local":false}}"#)).is_none());
+        // What this version writes: a change of it needs nodes that read both.
+        let wire = |caller: Caller| {
+            String::from_utf8(URL_SAFE_NO_PAD.decode(caller.to_wire().unwrap()).unwrap()).unwrap()
+        };
+        assert_eq!(wire(before), r#"{"is_local":true,"named":"616c696365"}"#);
+        assert_eq!(wire(read(now).unwrap()), now);
+    }
+
+    #[test]
     fn text_of_no_caller_is_refused() {
         let wire = |json: &str| Caller::from_wire(URL_SAFE_NO_PAD.encode(json).as_bytes()).is_some();
         assert!(wire(r#"{"is_local":false}"#));
@@ -96,6 +172,7 @@ mod tests {
             r#"{"is_local":false,"named":"zz"}"#,
             r#"{"is_local":false,"key":"{}"}"#,
             r#"{"is_local":false,"role":"admin"}"#,
+            r#"{"is_local":false,"found":{"owner":"zz"}}"#,
         ] {
             assert!(!wire(json), "{json}");
         }

@@ -6,6 +6,8 @@
 //! crowd of strangers costs no more of them, and keeps nobody whose token is found from being served.
 
 use std::collections::HashMap;
+#[cfg(feature = "cluster")]
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +15,13 @@ use super::rounds::Rounds;
 use super::{Digest, Identities, digest};
 use crate::model::ids::{SessionHash, UserId};
 use crate::server::app::App;
+#[cfg(feature = "cluster")]
+use crate::session::known::has_answer;
 use crate::support::blocking::blocking;
 use crate::support::secret_file::FileId;
 use crate::system::Pilotlight;
+#[cfg(feature = "cluster")]
+use crate::workspace::UserFiles;
 
 /// Files in memory, some 200 bytes each: more than a machine has children. Those of further sessions are not searched.
 const MAX_FILES: usize = 100_000;
@@ -104,6 +110,33 @@ fn settle_some(pilot: &Pilotlight, identities: &Identities) -> std::io::Result<(
         }
     }
     result
+}
+
+#[cfg(feature = "cluster")]
+impl Identities {
+    /// Enters the tokens of a user's ended children in the index, and notes whether the user is new any more. Before the files
+    /// of the user leave this node.
+    pub(crate) async fn settle_user(&self, pilot: &Pilotlight, user: &UserId) {
+        let (pilot, identities, user) = (pilot.clone(), self.clone(), user.clone());
+        let settled = blocking(move || {
+            let mut sessions = UserFiles::of(&pilot.config().data_dir, &user).sessions()?;
+            let marked: HashSet<SessionHash> = identities.index.marked().take(MAX_FILES).collect();
+            sessions.retain(|session| marked.contains(session));
+            for session in sessions {
+                if let Some((_, held)) = look(&pilot, &session, None) {
+                    identities.learn_now(&user, held)?;
+                }
+            }
+            // Without the files there would be no answer.
+            if has_answer(&pilot.config().data_dir, &user)? {
+                identities.index.settle_new(&user)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = settled.await {
+            tracing::warn!(%error, "renewed tokens of a user who leaves could not be saved: they will not be known");
+        }
+    }
 }
 
 /// Tokens of a session's credentials file; cached while the file is unchanged.
