@@ -22,6 +22,8 @@ mod bring_in;
 mod commit;
 pub(crate) mod export;
 pub(crate) mod fence;
+#[cfg(test)]
+mod formats;
 mod house;
 mod lately;
 pub(crate) mod ledger;
