@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
@@ -35,6 +35,8 @@ pub(super) struct Resident {
     pub(super) user: UserId,
     pub(super) hash: UserHash,
     used: Mutex<Instant>,
+    /// Requests in progress.
+    requests: AtomicUsize,
     touched: Mutex<HashSet<SessionHash>>,
     /// Number of the last change that is to be stored, and since when one waits.
     pub(super) wanted: AtomicU64,
@@ -56,6 +58,11 @@ impl Resident {
         *self.used.lock_unpoisoned() = Instant::now();
     }
 
+    /// Whether the user rests for this time: since the end of the last request.
+    fn rests_for(&self, time: Duration) -> bool {
+        self.requests.load(Ordering::Acquire) == 0 && self.used.lock_unpoisoned().elapsed() >= time
+    }
+
     pub(super) fn touch(&self, session: &SessionHash) {
         self.touched.lock_unpoisoned().insert(session.clone());
     }
@@ -73,6 +80,26 @@ impl Resident {
     pub(super) fn wants(&self) -> u64 {
         self.waits_since.lock_unpoisoned().get_or_insert_with(Instant::now);
         self.wanted.fetch_add(1, Ordering::AcqRel) + 1
+    }
+}
+
+/// A request in progress of a user, which does not rest meanwhile. The user may be lost before the request ends.
+#[derive(Debug)]
+pub(super) struct InProgress(Weak<Resident>);
+
+impl InProgress {
+    pub(super) fn of(resident: &Arc<Resident>) -> Self {
+        resident.requests.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::downgrade(resident))
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        if let Some(resident) = self.0.upgrade() {
+            resident.used_now();
+            resident.requests.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -140,6 +167,7 @@ impl House {
                 user: user.clone(),
                 hash,
                 used: Mutex::new(Instant::now()),
+                requests: AtomicUsize::new(0),
                 touched: Mutex::default(),
                 wanted: AtomicU64::new(0),
                 waits_since: Mutex::default(),
@@ -155,10 +183,9 @@ impl House {
 
     /// Removes the place of a user who has not come and is not expected.
     pub(super) fn dismiss_unless_here(&self, hash: UserHash) {
-        let is_here = self.membership().is_some_and(|membership| membership.stored(hash).is_some());
-        if !is_here {
-            self.users.remove_if(&hash, |_, resident| Arc::strong_count(resident) == 1);
-        }
+        // Asked under the lock: a request that comes now either finds the place, or makes a new one.
+        let is_here = || self.membership().is_some_and(|membership| membership.stored(hash).is_some());
+        self.users.remove_if(&hash, |_, resident| Arc::strong_count(resident) == 1 && !is_here());
     }
 
     /// Lets users go who rest, and keeps the metrics. Until it is dropped.
@@ -172,11 +199,10 @@ impl House {
                 if let Some(since) = *resident.waits_since.lock_unpoisoned() {
                     oldest = oldest.max(now.duration_since(since));
                 }
-                let is_unused =
-                    now.duration_since(*resident.used.lock_unpoisoned()) >= self.config.release_after;
                 // Who cannot be stored stays: nobody else has the latest changes.
-                if is_unused && !self.fails(now) && !resident.is_too_large.load(Ordering::Acquire) {
-                    // Stays if a request is in progress.
+                let may_leave = !self.fails(now) && !resident.is_too_large.load(Ordering::Acquire);
+                if may_leave && resident.rests_for(self.config.release_after) {
+                    // Stays if a request comes before.
                     membership.evict(resident.hash);
                 }
             }
@@ -367,13 +393,8 @@ impl Host for Steward {
         Box::pin(self.0.clone().restore(user, fence, stored))
     }
 
-    fn close(&self, user: UserHash, _: Fence) -> HostWork<Option<Head>> {
-        let house = self.0.clone();
-        Box::pin(async move {
-            house.close(user).await;
-            // Stored already.
-            None
-        })
+    fn close(&self, user: UserHash, _: Fence) -> HostWork<()> {
+        Box::pin(self.0.clone().close(user))
     }
 
     fn stop(&self, user: UserHash, _: Fence) -> HostWork<()> {

@@ -24,7 +24,7 @@ pub(crate) use records::{
     Fence, Head, MAX_CHAIN, NodeId, NodeInfo, Owner, RecordError, Span, Stored, UserHash,
 };
 pub(crate) use requests::{
-    Claim, Commit, Forget, Join, NodeUpdate, Release, Won, claim, commit, forget, join, node_update, release,
+    Claim, Commit, Forget, Join, NodeUpdate, Won, claim, commit, forget, join, node_update, release, released,
 };
 
 /// The answer to a request, later. Boxed, so that the implementations are interchangeable.

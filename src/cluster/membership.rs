@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 use super::ledger::{
     Fence, Head, Keys, LeaseId, Ledger, LedgerError, NodeId, NodeInfo, RecordError, Stored, UserHash,
 };
-use super::ownership::{CommitEnd, CommitId, Drain, Event, Limits, Moment, Ownership, Refusal, Ticket, Want};
+use super::ownership::{CommitEnd, CommitId, Drain, Event, Limits, Moment, Ownership, Refusal, Ticket};
 use cache::Cache;
 pub(crate) use clock::Clock;
 pub(crate) use operator::{ForgetError, Forgotten};
@@ -56,8 +56,8 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// Brings the files of a user to its head. `false` if that fails: the user is released.
     fn restore(&self, user: UserHash, fence: Fence, stored: Stored) -> HostWork<bool>;
 
-    /// Ends the children in order, commits what is open, and returns a head to be stored with the release.
-    fn close(&self, user: UserHash, fence: Fence) -> HostWork<Option<Head>>;
+    /// Ends the children in order, and commits what is open.
+    fn close(&self, user: UserHash, fence: Fence) -> HostWork<()>;
 
     /// Ends the children and the turns of a user at once. Returns when no child is left.
     fn stop(&self, user: UserHash, fence: Fence) -> HostWork<()>;
@@ -218,9 +218,9 @@ impl Membership {
                 rejoin: None,
                 last: 0,
             }),
+            cache: RwLock::new(Cache::new(settings.id.clone(), settings.max_owners)),
             id: settings.id,
             changed: Notify::new(),
-            cache: RwLock::new(Cache::new(settings.max_owners)),
             deadline: tokio::sync::watch::Sender::new(None),
             lease: tokio::sync::watch::Sender::new(None),
             info: tokio::sync::watch::Sender::new(settings.info),
@@ -301,7 +301,7 @@ impl Membership {
     }
 
     /// Brings a user here for a request, or finds out where it is. Requests of one user share one claim.
-    pub(crate) async fn claim(&self, user: UserHash, want: Want) -> Result<Claimed, Refusal> {
+    pub(crate) async fn claim(&self, user: UserHash) -> Result<Claimed, Refusal> {
         let inner = &self.0;
         let (sender, verdict) = oneshot::channel();
         let ticket = {
@@ -313,7 +313,7 @@ impl Membership {
         };
         // Dropped on every way out, which also takes back a request that waits.
         let mut granted = Granted { inner: Arc::clone(inner), user, ticket, fence: Fence(0) };
-        inner.feed(Event::Wanted { user, ticket, want });
+        inner.feed(Event::Wanted { user, ticket });
         let verdict = timeout_at(Instant::now() + inner.wait, verdict).await;
         match verdict {
             Ok(Ok(Verdict::Grant(fence))) => {

@@ -28,7 +28,7 @@ mod user;
 
 use std::collections::HashMap;
 
-pub(crate) use event::{Action, CommitEnd, CommitId, Drain, Event, Moment, Refusal, Ticket, Want};
+pub(crate) use event::{Action, CommitEnd, CommitId, Drain, Event, Moment, Refusal, Ticket};
 use user::{State, User};
 
 use super::ledger::{Fence, LeaseId, NodeId, Stored, UserHash};
@@ -139,7 +139,7 @@ impl Ownership {
 
     fn on(&mut self, event: Event) {
         match event {
-            Event::Wanted { user, ticket, want } => self.wanted(user, ticket, want),
+            Event::Wanted { user, ticket } => self.wanted(user, ticket),
             Event::Finished { user, ticket } => self.finished(user, ticket),
             Event::Claimed { user, attempt, result } => self.claimed(user, attempt, result),
             Event::Restored { user, fence, ok } => self.restored(user, fence, ok),
@@ -148,7 +148,7 @@ impl Ownership {
             }
             Event::Committed { user, fence, commit, result } => self.committed(user, fence, commit, result),
             Event::Evict { user } => self.evict(user),
-            Event::Closed { user, fence, last } => self.closed(user, fence, last),
+            Event::Closed { user, fence } => self.closed(user, fence),
             Event::CloseFailed { user, fence } => self.close_failed(user, fence),
             Event::Released { user, fence, result } => self.released(user, fence, result),
             Event::Stopped { user, fence } => self.stopped(user, fence),

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::Cluster;
+use super::house::InProgress;
 use super::ledger::{LedgerError, NodeId, UserHash};
 use super::membership::{Claimed, Granted};
-use super::ownership::{Refusal, Want};
+use super::ownership::Refusal;
 use crate::model::ids::UserId;
 use crate::telemetry::metrics::ClaimResult;
 
@@ -27,6 +28,8 @@ pub(crate) enum Route {
 /// Keeps a user on this node until it is dropped, unless the ownership is lost.
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
+    // In this order: a user who leaves after the last request has been in use until then.
+    _request: Arc<InProgress>,
     _granted: Arc<Granted>,
 }
 
@@ -74,8 +77,10 @@ impl Cluster {
             return self.address(hash, node).await;
         }
         match self.claim(user, hash).await {
-            Ok(Claimed::Here(granted)) => Ok(Route::Here(Grant { _granted: Arc::new(granted) })),
-            Ok(Claimed::Elsewhere(node)) => self.address(hash, node).await,
+            Ok((Claimed::Here(granted), request)) => {
+                Ok(Route::Here(Grant { _request: Arc::new(request), _granted: Arc::new(granted) }))
+            }
+            Ok((Claimed::Elsewhere(node), _)) => self.address(hash, node).await,
             // Another node may take the user. It was asked already if the request came from there.
             Err(Refusal::Draining | Refusal::Full) if unowned == Unowned::Place => {
                 let until = Instant::now() + PUBLISHED_WITHIN;
@@ -107,12 +112,13 @@ impl Cluster {
         (node != *self.membership.id()).then_some(node)
     }
 
-    async fn claim(&self, user: &UserId, hash: UserHash) -> Result<Claimed, Refusal> {
+    async fn claim(&self, user: &UserId, hash: UserHash) -> Result<(Claimed, InProgress), Refusal> {
         let is_new = self.membership.stored(hash).is_none();
         let resident = self.house.admit(user, hash);
         resident.used_now();
+        let request = InProgress::of(&resident);
         let began = tokio::time::Instant::now();
-        let claimed = self.membership.claim(hash, Want::Work).await;
+        let claimed = self.membership.claim(hash).await;
         drop(resident);
         if !matches!(claimed, Ok(Claimed::Here(_))) {
             self.house.dismiss_unless_here(hash);
@@ -128,7 +134,7 @@ impl Cluster {
                 Err(_) => ClaimResult::Failed,
             });
         }
-        claimed
+        claimed.map(|claimed| (claimed, request))
     }
 
     async fn address(&self, hash: UserHash, id: NodeId) -> Result<Route, RouteError> {

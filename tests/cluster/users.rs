@@ -183,3 +183,20 @@ async fn name_that_was_only_asked_for_leaves_nothing() {
         assert_eq!(history::head(&cluster, &format!("probe{number}")).await, None);
     }
 }
+
+/// A turn may take longer than a user keeps its node without one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn user_rests_from_the_end_of_a_long_turn() {
+    let config = format!("{SIM}{LONG_LEASE}release_after = \"4s\"\n");
+    let Some(cluster) = Nodes::start(1, &config).await else { return };
+    let (alice, site) = (Asker::new("alice", "default"), cluster.sites()[0].clone());
+    let child = async || {
+        let active = cluster.client(0).active().await;
+        active.first().and_then(|it| it.pid).expect("a child")
+    };
+    assert!(alice.ask(&site, "hello").await.is_good());
+    let before = child().await;
+    assert!(alice.ask(&site, "[[sleep:8000]]hello").await.is_good());
+    assert!(alice.ask(&site, "again").await.is_good());
+    assert_eq!(child().await, before, "the user has left with the end of the turn");
+}

@@ -15,6 +15,9 @@ pub(crate) enum LedgerError {
     /// The revision was removed by a compaction: only a new range tells the state.
     #[error("the revision was compacted")]
     Compacted,
+    /// The revision is lower than one that was seen before: a copy of the ledger was restored.
+    #[error("the ledger has gone back to an earlier revision")]
+    WentBack,
     /// The watch had nothing for its maximum time. It may be dead.
     #[error("the watch was silent")]
     Silent,

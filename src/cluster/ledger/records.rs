@@ -17,7 +17,7 @@ const FORMAT: u32 = 1;
 const MAX_NODE_ID: usize = 64;
 /// Maximum size of a value. etcd's own limit for a request is 1.5 MiB.
 const MAX_RECORD_BYTES: usize = 256 << 10;
-/// Maximum length of an address, as `https://` with a host name and a port.
+/// Maximum length of an address: a host name and a port.
 const MAX_ADDRESS: usize = 300;
 /// Maximum number of spans of a chain: one more owner without a snapshot is one more span.
 pub(crate) const MAX_CHAIN: usize = 1024;
@@ -129,7 +129,7 @@ pub(crate) struct Fence(pub(crate) u64);
 pub(crate) struct NodeInfo {
     #[serde(default = "format")]
     format: u32,
-    /// Where other nodes reach it: `https://host:port`.
+    /// Where other nodes reach it: `host:port`.
     pub(crate) address: String,
     /// Number of further users it has room for.
     #[serde(default)]

@@ -37,17 +37,6 @@ pub(crate) enum Commit {
     Conflict(Stored),
 }
 
-/// The result of a release.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Release {
-    /// The user has no owner, or another one; a last head is stored.
-    Done,
-    /// The ownership had ended before; a last head is not stored.
-    Fenced,
-    /// The head in the store is another one than the caller took it for.
-    Conflict(Stored),
-}
-
 /// The result of joining the cluster, or of updating the record of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Join {
@@ -149,40 +138,24 @@ impl Commit {
     }
 }
 
-/// Ends an ownership. A last head is stored in the same transaction.
-pub(crate) fn release(
-    keys: &Keys,
-    user: UserHash,
-    fence: Fence,
-    last: Option<(Revision, &Head)>,
-) -> Result<Txn, RecordError> {
-    let (owner, key) = (keys.owner(user), keys.head(user));
-    let mut txn = Txn {
+/// Ends an ownership.
+pub(crate) fn release(keys: &Keys, user: UserHash, fence: Fence) -> Txn {
+    let owner = keys.owner(user);
+    Txn {
         compare: vec![Compare::Created(owner.clone(), fence.0)],
         success: vec![Operation::Delete { key: owner.clone() }],
-        failure: vec![Operation::Get { key: owner }, Operation::Get { key: key.clone() }],
-    };
-    if let Some((expected, head)) = last {
-        txn.compare.push(Compare::Modified(key.clone(), expected));
-        txn.success.push(Operation::Put { key, value: encode(head)?, lease: LeaseId(0) });
+        failure: vec![Operation::Get { key: owner }],
     }
-    Ok(txn)
 }
 
-impl Release {
-    /// The result that a reply means for the release of this ownership.
-    pub(crate) fn of(reply: TxnReply, fence: Fence, last: Option<&Head>) -> Result<Self, LedgerError> {
-        if reply.succeeded {
-            return Ok(Self::Done);
-        }
-        let (is_owned, found) = refused(reply, fence)?;
-        match (is_owned, last, found) {
-            (true, _, Ok(found)) => Ok(Self::Conflict(found)),
-            (true, _, Err(_)) => Err(LedgerError::BadAnswer("the record of a head")),
-            (false, None, _) => Ok(Self::Done),
-            (false, Some(last), Ok(found)) if has(&found, last) => Ok(Self::Done),
-            (false, Some(_), _) => Ok(Self::Fenced),
-        }
+/// Whether a reply says that the user has no owner after the release of this ownership, or another one.
+pub(crate) fn released(reply: TxnReply, fence: Fence) -> Result<(), LedgerError> {
+    if reply.succeeded {
+        return Ok(());
+    }
+    match sized(reply.replies)? {
+        [Reply::Got(owner)] if owner.as_ref().is_none_or(|owner| owner.created != fence.0) => Ok(()),
+        _ => Err(UNEXPECTED),
     }
 }
 

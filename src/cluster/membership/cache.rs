@@ -13,14 +13,16 @@ const MAX_NODES: usize = 1000;
 pub(super) type Seen = (UserHash, Option<(NodeId, Fence)>, Revision);
 
 pub(super) struct Cache {
+    own: NodeId,
     nodes: BTreeMap<NodeId, NodeInfo>,
     owners: HashMap<UserHash, (NodeId, Fence)>,
+    /// Without those of this node, which always have room.
     max_owners: usize,
 }
 
 impl Cache {
-    pub(super) fn new(max_owners: usize) -> Self {
-        Self { nodes: BTreeMap::new(), owners: HashMap::new(), max_owners }
+    pub(super) fn new(own: NodeId, max_owners: usize) -> Self {
+        Self { own, nodes: BTreeMap::new(), owners: HashMap::new(), max_owners }
     }
 
     pub(super) fn nodes(&self) -> &BTreeMap<NodeId, NodeInfo> {
@@ -29,16 +31,6 @@ impl Cache {
 
     pub(super) fn owner_of(&self, user: UserHash) -> Option<NodeId> {
         self.owners.get(&user).map(|(node, _)| node.clone())
-    }
-
-    pub(super) fn entry(&self, user: UserHash) -> Option<(NodeId, Fence)> {
-        self.owners.get(&user).cloned()
-    }
-
-    /// The users of a node.
-    pub(super) fn of(&self, node: &NodeId) -> Vec<(UserHash, Fence)> {
-        let owned = self.owners.iter().filter(|(_, (owner, _))| owner == node);
-        owned.map(|(user, (_, fence))| (*user, *fence)).collect()
     }
 
     pub(super) fn counts(&self) -> BTreeMap<NodeId, usize> {
@@ -95,7 +87,7 @@ impl Cache {
             Key::Owner(user) => {
                 let has_room = self.owners.len() < self.max_owners || self.owners.contains_key(&user);
                 match Owner::decode(&kv.value) {
-                    Ok(owner) if has_room => {
+                    Ok(owner) if has_room || owner.node == self.own => {
                         // One allocation per node, not per user.
                         let known = self.nodes.get_key_value(&owner.node).map(|(id, _)| id.clone());
                         self.owners.insert(user, (known.unwrap_or(owner.node), Fence(kv.created)));
@@ -126,7 +118,7 @@ mod tests {
         let keys = Keys::new("/p");
         let user = |n| UserHash::from_bytes([n; 16]);
         let id: NodeId = "a".parse().unwrap();
-        let mut cache = Cache::new(2);
+        let mut cache = Cache::new("b".parse().unwrap(), 2);
         let node = put(keys.node(&id), r#"{"address":"http://a:1"}"#, 2);
         assert_eq!(cache.apply(&keys, &Change::Put(node.clone())), None);
         for n in 1..=3 {
@@ -136,6 +128,12 @@ mod tests {
         assert_eq!(cache.owner_of(user(1)), Some(id.clone()));
         assert_eq!(cache.owner_of(user(3)), None);
         assert_eq!(cache.counts(), BTreeMap::from([(id.clone(), 2)]));
+        // Those of the node itself have room in any case, and their changes are seen.
+        let own = put(keys.owner(user(4)), r#"{"node":"b"}"#, 7);
+        assert!(cache.apply(&keys, &Change::Put(own)).is_some());
+        let taken = put(keys.owner(user(4)), r#"{"node":"a"}"#, 8);
+        assert_eq!(cache.apply(&keys, &Change::Put(taken)), Some((user(4), Some((id.clone(), Fence(8))), 8)));
+        cache.apply(&keys, &Change::Deleted { key: keys.owner(user(4)), revision: 8 });
         let gone = Change::Deleted { key: keys.owner(user(1)), revision: 9 };
         assert_eq!(cache.apply(&keys, &gone), Some((user(1), None, 9)));
         assert_eq!(cache.owner_of(user(1)), None);

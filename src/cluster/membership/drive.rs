@@ -7,9 +7,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Host, HostWork, Inner, State, Verdict};
-use crate::cluster::ledger::{
-    self, Claim, Commit, Fence, Head, LedgerError, RecordError, Release, Revision, Txn, TxnReply, UserHash,
-};
+use crate::cluster::ledger::{self, Claim, Commit, Fence, LedgerError, RecordError, Txn, TxnReply, UserHash};
 use crate::cluster::ownership::{Action, Event};
 
 /// Pause before the first repetition of a commit or release; doubled each time.
@@ -68,8 +66,12 @@ impl Inner {
                 self.spawn(async move {
                     let txn = ledger::claim(&inner.keys, user, &inner.id, lease);
                     let result = inner.txn(txn).await.and_then(|reply| Claim::of(reply, &inner.id, lease));
-                    if let Err(error) = &result {
-                        tracing::warn!(?user, %error, "cannot claim a user");
+                    match &result {
+                        Err(error) => tracing::warn!(?user, %error, "cannot claim a user"),
+                        Ok(Claim::Unreadable(_, error)) => {
+                            tracing::error!(?user, %error, "the head of a user cannot be read");
+                        }
+                        Ok(Claim::Won(_) | Claim::Owned(..)) => {}
                     }
                     inner.feed(Event::Claimed { user, attempt, result });
                 });
@@ -89,11 +91,7 @@ impl Inner {
                 let failed = Event::CloseFailed { user, fence };
                 let work = move |host: &dyn Host| host.close(user, fence);
                 let permits: Permits = |inner| &inner.closes;
-                self.host_work(state, user, (work, permits), failed, move |last| Event::Closed {
-                    user,
-                    fence,
-                    last,
-                });
+                self.host_work(state, user, (work, permits), failed, move |()| Event::Closed { user, fence });
             }
             Action::Stop { user, fence } => self.stop(state, user, fence),
             Action::Commit { user, fence, commit, expected, head, attempt } => {
@@ -105,13 +103,14 @@ impl Inner {
                     inner.feed(Event::Committed { user, fence, commit, result });
                 });
             }
-            Action::Release { user, fence, last, attempt } => {
+            Action::Release { user, fence, attempt } => {
                 // What the host did for this ownership has ended.
                 state.host.remove(&user);
                 let inner = Arc::clone(self);
                 self.spawn(async move {
                     pause(attempt).await;
-                    let result = inner.send_release(user, fence, last).await;
+                    let reply = inner.txn(Ok(ledger::release(&inner.keys, user, fence))).await;
+                    let result = reply.and_then(|reply| ledger::released(reply, fence));
                     inner.feed(Event::Released { user, fence, result });
                 });
             }
@@ -123,12 +122,6 @@ impl Inner {
                     // The caller may be gone; the next commit learns of the result.
                     drop(sender.send(end));
                 }
-            }
-            Action::LastHeadLost { user } => {
-                tracing::error!(
-                    ?user,
-                    "the last head of a release was not stored; the user continues from the one before"
-                );
             }
             Action::Rejoin { revoke } => {
                 state.rejoin = Some(revoke);
@@ -186,17 +179,6 @@ impl Inner {
             }
             inner.feed(Event::Stopped { user, fence });
         });
-    }
-
-    async fn send_release(
-        &self,
-        user: UserHash,
-        fence: Fence,
-        last: Option<(Revision, Head)>,
-    ) -> Result<Release, LedgerError> {
-        let borrowed = last.as_ref().map(|(revision, head)| (*revision, head));
-        let reply = self.txn(ledger::release(&self.keys, user, fence, borrowed)).await?;
-        Release::of(reply, fence, last.as_ref().map(|(_, head)| head))
     }
 
     /// Carries out a transaction, in its turn.

@@ -1,6 +1,6 @@
 //! The task that keeps the cache, and reports owners to the decisions.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
@@ -9,7 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use super::Inner;
 use super::cache::{Cache, Seen};
-use crate::cluster::ledger::{Change, KeyValue, LedgerError, NodeId, Owner, Revision, UserHash};
+use crate::cluster::ledger::{
+    Change, Fence, Key, KeyValue, LedgerError, NodeId, Owner, Page, Revision, UserHash, Watch,
+};
 use crate::cluster::ownership::Event;
 
 /// Pause after a failed read or watch.
@@ -26,16 +28,20 @@ impl Inner {
 
     pub(super) async fn keep_cache(self: Arc<Self>, ready: oneshot::Sender<()>) {
         let mut ready = Some(ready);
-        let mut failures = 0_u32;
+        let (mut failures, mut seen) = (0_u32, 0);
         loop {
             let began = Instant::now();
-            match self.read_all().await {
+            match self.read_all(seen).await {
                 Ok(revision) => {
+                    seen = revision;
                     if let Some(ready) = ready.take() {
                         // The caller of the join may be gone.
                         ready.send(()).ok();
                     }
-                    let error = self.follow(revision).await;
+                    let error = self.follow(&mut seen).await;
+                    if error == LedgerError::WentBack {
+                        tracing::error!(%error, "users whose owners it does not have any more are lost to this node");
+                    }
                     tracing::debug!(%error, "nodes and owners are read again");
                 }
                 Err(error) => tracing::warn!(%error, "cannot read nodes and owners"),
@@ -47,22 +53,30 @@ impl Inner {
         }
     }
 
-    /// Reads all nodes and owners as of one revision.
-    async fn read_all(self: &Arc<Self>) -> Result<Revision, LedgerError> {
+    /// Reads all nodes and owners as of one revision. `before`: the last one that was seen.
+    async fn read_all(self: &Arc<Self>, before: Revision) -> Result<Revision, LedgerError> {
         let (start, end) = self.keys.watched();
+        // Of users who come meanwhile, changes tell.
+        let held: HashSet<UserHash> = self.state().machine.held().map(|(user, _)| user).collect();
         let (revision, found) = self.read_range(start, end).await?;
+        // Users of this node as they were read, also those whose key is gone: not as the cache has room for them.
+        let mut seen: HashMap<UserHash, Option<(NodeId, Fence)>> =
+            held.into_iter().map(|user| (user, None)).collect();
+        for kv in &found {
+            if let Some(Key::Owner(user)) = self.keys.parse(&kv.key)
+                && let Ok(owner) = Owner::decode(&kv.value)
+                && (owner.node == self.id || seen.contains_key(&user))
+            {
+                seen.insert(user, Some((owner.node, Fence(kv.created))));
+            }
+        }
         {
             let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
             cache.replace(&self.keys, found);
         }
-        // Users of this node as they were read, also those whose key is gone.
-        let held: Vec<UserHash> = self.state().machine.held().map(|(user, _)| user).collect();
-        let own = self.cache().of(&self.id);
-        let is_own: HashSet<UserHash> = own.iter().map(|(user, _)| *user).collect();
-        let gone = held.into_iter().filter(|user| !is_own.contains(user));
-        let gone: Vec<Seen> = gone.map(|user| (user, self.cache().entry(user), revision)).collect();
-        let own = own.into_iter().map(|(user, fence)| (user, Some((self.id.clone(), fence)), revision));
-        self.feed_all(own.chain(gone).map(event));
+        // Numbers of a history that is no more say nothing of what came first.
+        let as_of = if revision < before { Revision::MAX } else { revision };
+        self.feed_all(seen.into_iter().map(|(user, owner)| event((user, owner, as_of))));
         Ok(revision)
     }
 
@@ -90,10 +104,9 @@ impl Inner {
     }
 
     /// Follows the changes after a revision until they can be followed no more.
-    async fn follow(self: &Arc<Self>, mut seen: Revision) -> LedgerError {
+    async fn follow(self: &Arc<Self>, seen: &mut Revision) -> LedgerError {
         loop {
-            let (start, end) = self.keys.watched();
-            let mut watch = match self.ledger.watch(start, end, seen + 1).await {
+            let mut watch = match self.watch_after(*seen).await {
                 Ok(watch) => watch,
                 Err(error) if error.is_unavailable() => {
                     sleep(PAUSE.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -104,7 +117,7 @@ impl Inner {
             loop {
                 match watch.next().await {
                     Ok(changes) => {
-                        seen = changes.last().map_or(seen, Change::revision).max(seen);
+                        *seen = changes.last().map_or(*seen, Change::revision).max(*seen);
                         self.take_over(&changes);
                     }
                     // The next watch goes on where this one has ended.
@@ -119,6 +132,15 @@ impl Inner {
         }
     }
 
+    /// Watches what comes after a revision.
+    async fn watch_after(&self, seen: Revision) -> Result<Box<dyn Watch>, LedgerError> {
+        let (start, end) = self.keys.watched();
+        let watch = self.ledger.watch(start, end, seen + 1).await?;
+        // Of a ledger that was set back, a watch would wait until its numbers come here again.
+        let page = self.one(self.keys.node(&self.id)).await?;
+        if page.revision < seen { Err(LedgerError::WentBack) } else { Ok(watch) }
+    }
+
     fn take_over(self: &Arc<Self>, changes: &[Change]) {
         let seen: Vec<Seen> = {
             let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
@@ -127,11 +149,14 @@ impl Inner {
         self.feed_all(seen.into_iter().map(event));
     }
 
-    pub(super) async fn locate(&self, user: UserHash) -> Result<Option<NodeId>, LedgerError> {
-        let key = self.keys.owner(user);
+    async fn one(&self, key: Vec<u8>) -> Result<Page, LedgerError> {
         // The range of one key: up to the same with a zero byte.
         let end = [key.as_slice(), &[0]].concat();
-        let page = self.ledger.range(key, end, 0).await?;
+        self.ledger.range(key, end, 0).await
+    }
+
+    pub(super) async fn locate(&self, user: UserHash) -> Result<Option<NodeId>, LedgerError> {
+        let page = self.one(self.keys.owner(user)).await?;
         let Some(kv) = page.keys.first() else { return Ok(None) };
         match Owner::decode(&kv.value) {
             Ok(owner) => Ok(Some(owner.node)),

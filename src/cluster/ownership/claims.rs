@@ -1,18 +1,17 @@
 //! From the request for a user to the ownership.
 
 use super::user::{Held, State, User};
-use super::{Action, Drain, Lease, Ownership, Refusal, Ticket, Want};
+use super::{Action, Drain, Lease, Ownership, Refusal, Ticket};
 use crate::cluster::ledger::{Claim, Fence, LedgerError, UserHash, Won};
 
 impl Ownership {
-    pub(super) fn wanted(&mut self, hash: UserHash, ticket: Ticket, want: Want) {
+    pub(super) fn wanted(&mut self, hash: UserHash, ticket: Ticket) {
         let limits = self.limits;
         let is_new = !self.users.contains_key(&hash);
         let (draining, later) = (self.is_draining(), self.draining == Drain::Now);
         let refuse = |why| Action::Refuse { ticket, why };
         if is_new {
             let refusal = match self.lease {
-                _ if want == Want::Attend => Some(Refusal::NotHere),
                 Lease::Ended { .. } => Some(Refusal::Unavailable),
                 Lease::Held { .. } if draining => Some(Refusal::Draining),
                 Lease::Held { .. } if self.users.len() >= limits.users => Some(Refusal::Full),
@@ -28,12 +27,11 @@ impl Ownership {
         let is_full = user.requests() >= limits.requests;
         match &mut user.state {
             _ if is_full => self.out.push(refuse(Refusal::Busy)),
-            State::Owned(held) if want == Want::Attend || !later => {
+            State::Owned(held) if !later => {
                 held.leaving = false;
                 held.running.push(ticket);
                 self.out.push(Action::Grant { ticket, user: hash, fence: held.fence });
             }
-            _ if want == Want::Attend => self.out.push(refuse(Refusal::NotHere)),
             _ => user.waiting.push(ticket),
         }
     }
@@ -76,11 +74,11 @@ impl Ownership {
                 user.state = State::Restoring(Held::new(fence, stored.clone()));
                 self.out.push(Action::Restore { user: hash, fence, stored });
             }
-            Ok(Claim::Won(Won { fence, .. })) => self.release(hash, fence, None),
+            Ok(Claim::Won(Won { fence, .. })) => self.release(hash, fence),
             Ok(Claim::Unreadable(fence, _)) => {
                 let waiting = std::mem::take(&mut user.waiting);
                 self.refuse(waiting, Refusal::Unreadable);
-                self.release(hash, fence, None);
+                self.release(hash, fence);
             }
             Ok(Claim::Owned(node, _)) => {
                 let waiting = self.forget(hash);
@@ -116,7 +114,7 @@ impl Ownership {
         if !ok {
             let waiting = std::mem::take(&mut user.waiting);
             self.refuse(waiting, Refusal::NotRestored);
-            return self.release(hash, fence, None);
+            return self.release(hash, fence);
         }
         let mut held = held.clone();
         if !draining {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::ledger::{
-    Claim, Commit, Fence, Head, LeaseId, LedgerError, NodeId, Release, Revision, Stored, UserHash,
+    Claim, Commit, Fence, Head, LeaseId, LedgerError, NodeId, Revision, Stored, UserHash,
 };
 
 /// A moment of the boot clock of this machine, which counts on while the machine is suspended.
@@ -27,15 +27,6 @@ impl Moment {
 pub(crate) type Ticket = u64;
 /// Number of a commit.
 pub(crate) type CommitId = u64;
-
-/// What a request wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// To work with the user, on this node if possible.
-    Work,
-    /// To take part in work that runs, an answer to a permission request for example. Claims nothing.
-    Attend,
-}
 
 /// Whether a node lets its users go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +54,6 @@ pub(crate) enum Refusal {
     /// The user has its maximum number of requests.
     #[error("the user has too many requests")]
     Busy,
-    /// The request attends to work, and the user is not on this node.
-    #[error("the user is not on this node")]
-    NotHere,
     /// The files of the user could not be brought here.
     #[error("the user's files could not be restored")]
     NotRestored,
@@ -98,7 +86,6 @@ pub(crate) enum Event {
     Wanted {
         user: UserHash,
         ticket: Ticket,
-        want: Want,
     },
     /// A request has ended, or waits no longer.
     Finished {
@@ -132,10 +119,10 @@ pub(crate) enum Event {
     Evict {
         user: UserHash,
     },
+    /// The children have ended, and what was open is stored.
     Closed {
         user: UserHash,
         fence: Fence,
-        last: Option<Head>,
     },
     /// The children may live still.
     CloseFailed {
@@ -145,7 +132,7 @@ pub(crate) enum Event {
     Released {
         user: UserHash,
         fence: Fence,
-        result: Result<Release, LedgerError>,
+        result: Result<(), LedgerError>,
     },
     Stopped {
         user: UserHash,
@@ -228,17 +215,12 @@ pub(crate) enum Action {
     Release {
         user: UserHash,
         fence: Fence,
-        last: Option<(Revision, Head)>,
         attempt: u32,
     },
     /// Ends the children and the work of the user at once, a restore or close included. Answer: [`Event::Stopped`].
     Stop {
         user: UserHash,
         fence: Fence,
-    },
-    /// The head of a close could not be stored: the user continues from the head before.
-    LastHeadLost {
-        user: UserHash,
     },
     /// Ends the last lease and takes a new one. Answer: [`Event::Joined`].
     Rejoin {

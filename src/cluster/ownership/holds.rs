@@ -2,7 +2,7 @@
 
 use super::user::{Pending, State, User};
 use super::{Action, CommitEnd, CommitId, Drain, Lease, Ownership, Refusal};
-use crate::cluster::ledger::{Commit, Fence, Head, LedgerError, NodeId, Release, Revision, Stored, UserHash};
+use crate::cluster::ledger::{Commit, Fence, Head, LedgerError, NodeId, Revision, Stored, UserHash};
 
 impl Ownership {
     pub(super) fn commit_wanted(&mut self, hash: UserHash, fence: Fence, commit: CommitId, head: Head) {
@@ -94,7 +94,7 @@ impl Ownership {
         }
     }
 
-    pub(super) fn closed(&mut self, hash: UserHash, fence: Fence, last: Option<Head>) {
+    pub(super) fn closed(&mut self, hash: UserHash, fence: Fence) {
         let Some(user) = self.users.get_mut(&hash) else { return };
         let State::Closing(held) = &mut user.state else { return };
         if held.fence != fence {
@@ -103,9 +103,7 @@ impl Ownership {
         if let Some(pending) = held.commit.take() {
             self.out.push(Action::CommitEnded { commit: pending.id, end: CommitEnd::Unknown });
         }
-        let last = last.filter(|head| head.fence == fence && head.follows(held.stored.head.as_ref()));
-        let last = last.map(|head| (held.stored.revision, head));
-        self.release(hash, fence, last);
+        self.release(hash, fence);
     }
 
     pub(super) fn close_failed(&mut self, hash: UserHash, fence: Fence) {
@@ -116,33 +114,24 @@ impl Ownership {
     }
 
     /// The children have ended: the key can go. Its requests keep waiting.
-    pub(super) fn release(&mut self, hash: UserHash, fence: Fence, last: Option<(Revision, Head)>) {
+    pub(super) fn release(&mut self, hash: UserHash, fence: Fence) {
         let user = self.users.entry(hash).or_insert_with(User::idle);
-        user.state = State::Releasing { fence, last: last.clone(), attempt: 0 };
-        self.out.push(Action::Release { user: hash, fence, last, attempt: 0 });
+        user.state = State::Releasing { fence, attempt: 0 };
+        self.out.push(Action::Release { user: hash, fence, attempt: 0 });
     }
 
-    pub(super) fn released(&mut self, hash: UserHash, of: Fence, result: Result<Release, LedgerError>) {
+    pub(super) fn released(&mut self, hash: UserHash, of: Fence, result: Result<(), LedgerError>) {
         let Some(user) = self.users.get_mut(&hash) else { return };
-        let State::Releasing { fence, last, attempt } = &mut user.state else { return };
+        let State::Releasing { fence, attempt } = &mut user.state else { return };
         if *fence != of {
             return;
         }
         match result {
-            Ok(Release::Conflict(_)) | Err(LedgerError::TooLarge(_)) if last.is_some() => {
-                self.out.push(Action::LastHeadLost { user: hash });
-                self.release(hash, of, None);
-            }
-            Ok(result) => {
-                if result == Release::Fenced {
-                    self.out.push(Action::LastHeadLost { user: hash });
-                }
-                self.end(hash);
-            }
+            Ok(()) => self.end(hash),
             Err(_) => {
                 *attempt = attempt.saturating_add(1);
-                let (last, attempt) = (last.clone(), *attempt);
-                self.out.push(Action::Release { user: hash, fence: of, last, attempt });
+                let attempt = *attempt;
+                self.out.push(Action::Release { user: hash, fence: of, attempt });
             }
         }
     }
@@ -154,7 +143,7 @@ impl Ownership {
         }
         // The key may be there still, on this lease: its fence must not be taken for that of a new ownership.
         if matches!(self.lease, Lease::Held { .. }) {
-            self.release(hash, of, None);
+            self.release(hash, of);
         } else {
             self.end(hash);
         }
@@ -169,7 +158,7 @@ impl Ownership {
                 if let Some(fence) = own
                     && matches!(self.lease, Lease::Held { .. })
                 {
-                    self.release(hash, fence, None);
+                    self.release(hash, fence);
                 }
             }
             Some(state) => {

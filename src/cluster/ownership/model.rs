@@ -101,7 +101,9 @@ fn acknowledgement_before_commit_is_noticed() {
 
 #[test]
 fn release_before_the_end_of_children_is_noticed() {
-    assert!(matches!(noticed(Broken::ReleaseFirst), Violation::TwoChildren { .. }));
+    // On another node, or on the same one, which is granted the user again before its last child has ended.
+    let violation = noticed(Broken::ReleaseFirst);
+    assert!(matches!(violation, Violation::TwoChildren { .. } | Violation::Unfit { .. }));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::*;
-use crate::cluster::ledger::{Claim, Commit, Head, LedgerError, RecordError, Release, Won};
+use crate::cluster::ledger::{Claim, Commit, Head, LedgerError, RecordError, Won};
 
 const TTL: u64 = 1_500_000_000;
 const LEASE: LeaseId = LeaseId(7);
@@ -41,9 +41,9 @@ fn event(word: &str) -> Event {
     let released = |result| Event::Released { user, fence, result };
     let lost = LedgerError::Unavailable("x");
     match word {
-        "want" => Event::Wanted { user, ticket: 1, want: Want::Work },
-        "want 2" => Event::Wanted { user, ticket: 2, want: Want::Work },
-        "attend" => Event::Wanted { user, ticket: 3, want: Want::Attend },
+        "want" => Event::Wanted { user, ticket: 1 },
+        "want 3" => Event::Wanted { user, ticket: 3 },
+        "want 2" => Event::Wanted { user, ticket: 2 },
         "finish" => Event::Finished { user, ticket: 1 },
         "finish 2" => Event::Finished { user, ticket: 2 },
         "won" => claimed(Ok(Claim::Won(Won { fence, stored: Stored::default() }))),
@@ -69,13 +69,9 @@ fn event(word: &str) -> Event {
         "unknown" => committed(Err(lost)),
         "too large" => committed(Err(LedgerError::TooLarge("x"))),
         "evict" => Event::Evict { user },
-        "closed" => Event::Closed { user, fence, last: None },
-        "closed with head" => Event::Closed { user, fence, last: Some(head(1)) },
-        "closed with gap" => Event::Closed { user, fence, last: Some(head(2)) },
+        "closed" => Event::Closed { user, fence },
         "close failed" => Event::CloseFailed { user, fence },
-        "released" => released(Ok(Release::Done)),
-        "release fenced" => released(Ok(Release::Fenced)),
-        "release conflict" => released(Ok(Release::Conflict(Stored::default()))),
+        "released" => released(Ok(())),
         "release unknown" => released(Err(lost)),
         "stopped" => Event::Stopped { user, fence },
         "drain" => Event::Drain(Drain::Now),
@@ -96,9 +92,6 @@ fn event(word: &str) -> Event {
 fn words(actions: &[Action]) -> String {
     let mut text = String::new();
     for action in actions {
-        let last = |last: &Option<(u64, Head)>| {
-            last.as_ref().map_or("none".into(), |(_, head)| head.seq.to_string())
-        };
         let word = match action {
             Action::Claim { attempt, .. } => format!("claim {attempt}"),
             Action::Restore { .. } => "restore".into(),
@@ -109,11 +102,8 @@ fn words(actions: &[Action]) -> String {
             Action::CommitEnded { commit, end: CommitEnd::Behind(_) } => format!("commit {commit} Behind"),
             Action::CommitEnded { commit, end } => format!("commit {commit} {end:?}"),
             Action::Close { .. } => "close".into(),
-            Action::Release { last: head, attempt, .. } => {
-                format!("release {} attempt {attempt}", last(head))
-            }
+            Action::Release { attempt, .. } => format!("release attempt {attempt}"),
             Action::Stop { .. } => "stop".into(),
-            Action::LastHeadLost { .. } => "head lost".into(),
             Action::Rejoin { revoke } => format!("rejoin {revoke:?}"),
         };
         write!(text, "{}{word}", if text.is_empty() { "" } else { ", " }).unwrap();
@@ -140,28 +130,26 @@ fn every_state_answers_every_event() {
     for (line, expected) in [
         // Unknown.
         ("want", "claim 1"),
-        ("attend", "refuse 3 NotHere"),
         ("drain > want", "refuse 1 Draining"),
         ("drain, no drain > want", "claim 1"),
         ("@want", "refuse 1 Unavailable, rejoin Some(LeaseId(7))"),
-        ("seen own", "release none attempt 0"),
+        ("seen own", "release attempt 0"),
         ("seen b", ""),
         ("seen gone", ""),
         ("evict", ""),
         ("commit", "commit 9 Fenced"),
         // Claiming.
         ("want > want 2", ""),
-        ("want > attend", "refuse 3 NotHere"),
         ("want > won", "restore"),
         ("want > won late", ""),
         ("want > at b", "forward 1 b"),
         ("want, want 2 > at b", "forward 1 b, forward 2 b"),
         ("want > at a", "refuse 1 Unavailable"),
-        ("want > unreadable", "refuse 1 Unreadable, release none attempt 0"),
+        ("want > unreadable", "refuse 1 Unreadable, release attempt 0"),
         ("want > no answer", "refuse 1 Unavailable"),
         ("want > no lease", "refuse 1 Unavailable, rejoin None"),
-        ("want, finish > won", "release none attempt 0"),
-        ("want, drain > won", "release none attempt 0"),
+        ("want, finish > won", "release attempt 0"),
+        ("want, drain > won", "release attempt 0"),
         ("want > lease lost", "refuse 1 Unavailable, rejoin None"),
         ("want > other lost", ""),
         ("want > @won", "refuse 1 Unavailable, rejoin Some(LeaseId(7))"),
@@ -170,23 +158,21 @@ fn every_state_answers_every_event() {
         ("want, won > want 2", ""),
         ("want, want 2, won > restored", "grant 1, grant 2"),
         ("want, won > restored late", ""),
-        ("want, won > not restored", "refuse 1 NotRestored, release none attempt 0"),
+        ("want, won > not restored", "refuse 1 NotRestored, release attempt 0"),
         ("want, won, finish, drain > restored", "close"),
         ("want, won > seen gone", "stop"),
         ("want, won > @tick", "stop, refuse 1 Unavailable"),
         ("want, won > commit", "commit 9 Fenced"),
         // Owned.
         ("want, won, restored > want 2", "grant 2"),
-        ("want, won, restored > attend", "grant 3"),
-        ("want, won, restored, drain > attend", "grant 3"),
         ("want, won, restored, drain > want 2", ""),
         ("want, won, restored, drain idle > want 2", "grant 2"),
         ("want, won, restored, drain idle, want 2, finish > finish 2", "close"),
         ("want, won, restored, drain idle, want 2 > drain", ""),
         ("want, won, restored, finish > drain idle", "close"),
         ("drain idle > want", "refuse 1 Draining"),
-        ("want, drain idle > won", "release none attempt 0"),
-        ("want, won, restored, want 2, attend > want", "refuse 1 Busy"),
+        ("want, drain idle > won", "release attempt 0"),
+        ("want, won, restored, want 2, want 3 > want", "refuse 1 Busy"),
         ("want, won, restored > evict", ""),
         ("want, won, restored, evict > finish", "close"),
         ("want, won, restored, evict, want 2, finish > finish 2", ""),
@@ -218,9 +204,7 @@ fn every_state_answers_every_event() {
         ("want, won, restored > @commit", "stop, commit 9 Fenced"),
         // Closing.
         ("want, won, restored, finish, evict > want 2", ""),
-        ("want, won, restored, finish, evict > closed", "release none attempt 0"),
-        ("want, won, restored, finish, evict > closed with head", "release 1 attempt 0"),
-        ("want, won, restored, finish, evict > closed with gap", "release none attempt 0"),
+        ("want, won, restored, finish, evict > closed", "release attempt 0"),
         ("want, won, restored, finish, evict > close failed", "stop"),
         ("want, won, restored, finish, evict > commit", "commit 9 attempt 0"),
         ("want, won, restored, finish, evict > @closed", "stop"),
@@ -229,12 +213,7 @@ fn every_state_answers_every_event() {
         ("want, won, restored, finish, evict, closed > released", ""),
         ("want, won, restored, finish, evict, want 2, closed > released", "claim 2"),
         ("want, won, restored, finish, drain, want 2, closed > released", "refuse 2 Draining"),
-        ("want, won, restored, finish, evict, closed > release unknown", "release none attempt 1"),
-        ("want, won, restored, finish, evict, closed with head > release fenced", "head lost"),
-        (
-            "want, won, restored, finish, evict, closed with head > release conflict",
-            "head lost, release none attempt 0",
-        ),
+        ("want, won, restored, finish, evict, closed > release unknown", "release attempt 1"),
         ("want, won, restored, finish, evict, closed > seen own", ""),
         (
             "want, won, restored, finish, evict, closed, want 2 > lease lost",
@@ -242,8 +221,7 @@ fn every_state_answers_every_event() {
         ),
         // Stopping.
         ("want, won, restored, seen gone > want 2", ""),
-        ("want, won, restored, seen gone > attend", "refuse 3 NotHere"),
-        ("want, won, restored, seen gone > stopped", "release none attempt 0"),
+        ("want, won, restored, seen gone > stopped", "release attempt 0"),
         ("want, won, restored, seen gone, want 2, stopped > released", "claim 2"),
         ("want, won, restored, seen gone > restored", ""),
         ("want, won, restored, seen gone > closed", ""),
@@ -293,7 +271,7 @@ fn new_lease_comes_at_the_latest_after_the_last() {
     let joined = Event::Joined { lease: LeaseId(8), deadline: now(TTL * 3), gone: now(TTL * 4) };
     machine.handle(now(TTL * 2), joined);
     assert_eq!(words(&machine.handle(now(TTL * 2), event("want 2"))), "");
-    assert_eq!(words(&machine.handle(now(TTL * 2), event("stopped"))), "release none attempt 0");
+    assert_eq!(words(&machine.handle(now(TTL * 2), event("stopped"))), "release attempt 0");
     assert_eq!(words(&machine.handle(now(TTL * 2), event("released"))), "claim 2");
 }
 
@@ -315,7 +293,7 @@ fn full_node_refuses_further_users() {
     let mut machine = machine();
     for n in 1..=3 {
         let user = UserHash::from_bytes([n; 16]);
-        let actions = machine.handle(now(1), Event::Wanted { user, ticket: u64::from(n), want: Want::Work });
+        let actions = machine.handle(now(1), Event::Wanted { user, ticket: u64::from(n) });
         assert_eq!(words(&actions), if n < 3 { format!("claim {n}") } else { "refuse 3 Full".into() });
     }
 }

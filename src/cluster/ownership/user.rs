@@ -1,7 +1,7 @@
 //! State of one user.
 
 use super::{CommitId, Ticket};
-use crate::cluster::ledger::{Fence, Head, Revision, Stored};
+use crate::cluster::ledger::{Fence, Head, Stored};
 
 /// A user, with the requests that wait for its next state.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) enum State {
     Restoring(Held),
     Owned(Held),
     Closing(Held),
-    Releasing { fence: Fence, last: Option<(Revision, Head)>, attempt: u32 },
+    Releasing { fence: Fence, attempt: u32 },
     Stopping { fence: Fence },
 }
 

@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::cluster::ledger::kv::{Change, KeyValue, Reply};
 use crate::cluster::ledger::{
-    Claim, Commit, Compare, Fence, Head, Join, Keys, NodeId, NodeInfo, Operation, Release, UserHash, Won,
-    claim, commit, join, release,
+    Claim, Commit, Compare, Fence, Head, Join, Keys, NodeId, NodeInfo, Operation, UserHash, Won, claim,
+    commit, join, release, released,
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -89,14 +89,14 @@ async fn transactions_have_the_same_results_in_etcd() {
     assert_eq!((next.stored.head.as_ref(), next.stored.revision), (Some(&head), revision));
     assert!(next.fence > first.fence);
     let third = head.delta(next.fence, 1).unwrap();
-    let last = Some((revision, &third));
-    let release_it = async |fence, last: Option<(u64, &Head)>| {
-        let txn = release(&keys(), user(1), fence, last).unwrap();
-        Release::of(etcd.txn(txn).await.unwrap(), fence, last.map(|(_, head)| head)).unwrap()
+    assert!(matches!(commit_it(next.fence, revision, &third).await, Commit::Done(_)));
+    let release_it = async |fence| {
+        let reply = etcd.txn(release(&keys(), user(1), fence)).await;
+        released(reply.unwrap(), fence)
     };
-    assert_eq!(release_it(first.fence, None).await, Release::Done);
-    assert_eq!(release_it(next.fence, last).await, Release::Done);
-    assert_eq!(release_it(next.fence, last).await, Release::Done);
+    for fence in [first.fence, next.fence, next.fence] {
+        assert_eq!(release_it(fence).await, Ok(()));
+    }
     assert_eq!(won(&etcd, 1, "b", b).await.stored.head, Some(third));
 }
 
@@ -367,7 +367,7 @@ async fn etcd_latencies_are_measured() {
             etcd.range(keys().owner(user), [keys().owner(user), vec![0]].concat(), 0).await.unwrap();
             times[3].push(began.elapsed());
             let began = Instant::now();
-            etcd.txn(release(&keys(), user, won.fence, None).unwrap()).await.unwrap();
+            etcd.txn(release(&keys(), user, won.fence)).await.unwrap();
             times[4].push(began.elapsed());
         }
         for (name, times) in ["claim", "renewal", "commit", "read", "release"].iter().zip(&mut times) {

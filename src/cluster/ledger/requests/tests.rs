@@ -32,9 +32,9 @@ impl Bench {
         Commit::of(self.store.txn(&txn).unwrap(), head).unwrap()
     }
 
-    fn release(&mut self, fence: Fence, last: Option<(Revision, &Head)>) -> Release {
-        let txn = release(&self.keys, self.user, fence, last).unwrap();
-        Release::of(self.store.txn(&txn).unwrap(), fence, last.map(|(_, head)| head)).unwrap()
+    fn release(&mut self, fence: Fence) {
+        let txn = release(&self.keys, self.user, fence);
+        released(self.store.txn(&txn).unwrap(), fence).unwrap();
     }
 }
 
@@ -80,22 +80,22 @@ fn commit_needs_the_fence_and_the_head_before() {
 }
 
 #[test]
-fn release_stores_the_last_head_or_nothing() {
+fn release_ends_one_ownership_only() {
     let mut bench = Bench::new();
     let (a, b) = (bench.store.grant(2), bench.store.grant(2));
     let won = bench.won("a", a);
-    let first = Head::snapshot(None, won.fence, 1);
-    assert_eq!(bench.release(won.fence, Some((7, &first))), Release::Conflict(Stored::default()));
-    assert_eq!(bench.release(won.fence, Some((0, &first))), Release::Done);
-    assert_eq!(bench.release(won.fence, Some((0, &first))), Release::Done);
-    assert_eq!(bench.release(won.fence, None), Release::Done);
+    bench.release(won.fence);
+    assert_eq!(bench.store.get(&bench.keys.owner(bench.user)), None);
+    // Sent again after a lost answer.
+    bench.release(won.fence);
     let next = bench.won("b", b);
-    assert_eq!(next.stored.head.as_ref(), Some(&first));
     // A late release of the earlier owner does not touch the later one.
-    assert_eq!(bench.release(won.fence, None), Release::Done);
+    bench.release(won.fence);
     assert_eq!(bench.claim("a", a), Claim::Owned("b".parse().unwrap(), next.fence));
-    let second = first.delta(won.fence, 1).unwrap();
-    assert_eq!(bench.release(won.fence, Some((next.stored.revision, &second))), Release::Fenced);
+    // An answer that the release was refused, and the ownership there, makes no sense.
+    let kv = bench.store.get(&bench.keys.owner(bench.user)).cloned();
+    let reply = TxnReply { succeeded: false, revision: 9, replies: vec![Reply::Got(kv)] };
+    assert!(released(reply, next.fence).is_err());
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn head_of_a_newer_version_is_only_released() {
     let put = Operation::Put { key, value, lease: LeaseId(0) };
     bench.store.txn(&Txn { success: vec![put], ..Txn::default() }).unwrap();
     let Claim::Unreadable(fence, RecordError::Newer(7)) = bench.claim("a", a) else { panic!() };
-    assert_eq!(bench.release(fence, None), Release::Done);
+    bench.release(fence);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn reply_of_another_form_is_an_error() {
             assert!(Claim::of(reply.clone(), &node, LeaseId(1)).is_err());
             if !succeeded && replies.len() != 2 {
                 assert!(Commit::of(reply.clone(), &Head::snapshot(None, Fence(1), 0)).is_err());
-                assert!(Release::of(reply.clone(), Fence(1), None).is_err());
+                assert!(released(reply.clone(), Fence(1)).is_err());
                 assert!(Join::of(reply, LeaseId(1)).is_err());
             }
         }

@@ -7,10 +7,10 @@ use super::parts::{Call, Child, Clock, LIMITS, MARGIN, MAX_KILL, Rpc, Timer, Wor
 use super::world::{self, Answer, MS, Outside, SECOND, TTL, What};
 use crate::cluster::ledger::{
     self, Change, Claim, Commit, Fence, Head, Join, Key, LeaseId, LedgerError, NodeId, NodeInfo, Owner,
-    Release, Revision, Stored, UserHash,
+    Revision, Stored, UserHash,
 };
 use crate::cluster::ownership::{
-    Action, CommitEnd, CommitId, Drain, Event, Moment, Ownership, Refusal, Ticket, Want,
+    Action, CommitEnd, CommitId, Drain, Event, Moment, Ownership, Refusal, Ticket,
 };
 
 pub(super) struct Node {
@@ -235,7 +235,6 @@ impl Node {
                 let delay = if out.broken == Broken::RejoinFirst { 0 } else { end - out.now };
                 self.wait(out, delay, Timer::Stopped { user, fence });
             }
-            Action::LastHeadLost { .. } => {}
             Action::Rejoin { revoke } => {
                 out.counts.lapsed += u64::from(revoke.is_some());
                 (self.lease, self.revoke) = (None, revoke);
@@ -259,12 +258,10 @@ impl Node {
                 }
                 self.call(out, Call::Commit { user, fence, commit, head }, Rpc::Txn(txn));
             }
-            Action::Release { user, fence, last, .. } => {
+            Action::Release { user, fence, .. } => {
                 out.counts.released += 1;
-                let borrowed = last.as_ref().map(|(revision, head)| (*revision, head));
-                let txn = ledger::release(&out.keys, user, fence, borrowed).unwrap();
-                let last = last.map(|(_, head)| head);
-                self.call(out, Call::Release { user, fence, last }, Rpc::Txn(txn));
+                let txn = ledger::release(&out.keys, user, fence);
+                self.call(out, Call::Release { user, fence }, Rpc::Txn(txn));
             }
             _ => {}
         }
@@ -284,7 +281,7 @@ impl Node {
         let ticket = self.last_ticket;
         self.work.insert(ticket, Work { user, turn, hops, granted: None, acknowledged: false });
         self.wait(out, 3 * SECOND, Timer::WaitOver { ticket });
-        self.feed(out, Event::Wanted { user, ticket, want: Want::Work });
+        self.feed(out, Event::Wanted { user, ticket });
         if out.rng.u8(..) < 20 {
             self.feed(out, Event::Evict { user });
         }
@@ -410,17 +407,7 @@ impl Node {
                 self.pump(out, user);
             }
             Timer::Closed { user, fence } => {
-                let stored = self.machine.stored(user).cloned();
-                // The workspace as a whole goes with the release.
-                let last = stored.and_then(|stored| stored.head).filter(|_| out.rng.bool());
-                let last = last.map(|head| Head::snapshot(Some(&head), fence, 1));
-                if let Some(head) = &last {
-                    let history = self.files.get(&user).cloned().unwrap_or_default();
-                    if !out.objects.contains_key(&(user, head.fence, head.seq)) {
-                        self.upload(out, user, head, history);
-                    }
-                }
-                self.feed(out, Event::Closed { user, fence, last });
+                self.feed(out, Event::Closed { user, fence });
             }
             Timer::Stopped { user, fence } => self.feed(out, Event::Stopped { user, fence }),
             Timer::WaitOver { ticket } => {
@@ -455,10 +442,10 @@ impl Node {
                 }
                 self.feed(out, Event::Committed { user, fence, commit, result });
             }
-            Call::Release { user, fence, last } => {
-                let mut result = reply.and_then(|reply| Release::of(reply, fence, last.as_ref()));
+            Call::Release { user, fence } => {
+                let mut result = reply.and_then(|reply| ledger::released(reply, fence));
                 if out.broken == Broken::ReleaseOnce {
-                    result = Ok(Release::Done);
+                    result = Ok(());
                 }
                 self.feed(out, Event::Released { user, fence, result });
             }

@@ -24,7 +24,7 @@ pub(super) enum Rpc {
 pub(super) enum Call {
     Claim { user: UserHash, attempt: u64, lease: LeaseId },
     Commit { user: UserHash, fence: Fence, commit: CommitId, head: Head },
-    Release { user: UserHash, fence: Fence, last: Option<Head> },
+    Release { user: UserHash, fence: Fence },
     Renew { lease: LeaseId, sent: u64 },
     Revoke,
     Grant { sent: u64 },
