@@ -154,12 +154,13 @@ pub(crate) fn of_records(lines: &[&[u8]]) -> Vec<u8> {
 /// All records of a journal, in their order, up to the first damage.
 pub(crate) fn records(mut journal: &[u8]) -> Vec<Kept<'_>> {
     let mut found = Vec::new();
+    let mut is_beginning = true;
     while let Some((kind, body, rest)) = first(journal) {
         match kind {
             Kind::Records => records_of(body, &mut found),
-            Kind::Mark => found.push(Kept::Checkpoint(super::mark::last_message(body))),
+            Kind::Mark => found.push(Kept::Checkpoint(super::mark::last_message(body, is_beginning))),
         }
-        journal = rest;
+        (journal, is_beginning) = (rest, false);
     }
     found
 }

@@ -67,11 +67,11 @@ impl Mark {
     }
 }
 
-/// The last message in the body of a mark, as far as the records before it lead there. The first mark of a journal is kept up to
-/// date in its place while nothing can be appended: what follows it comes before that message.
-pub(super) fn last_message(body: &[u8]) -> Option<&str> {
+/// The last message in the body of a mark, as far as the records before it lead there. A mark at the beginning of a journal is
+/// kept up to date in its place while nothing can be appended, and is not whole then: what follows it comes before that message.
+pub(super) fn last_message(body: &[u8], is_beginning: bool) -> Option<&str> {
     let Checkpoint { checkpoint, unanswered, is_whole } = serde_json::from_slice(body).ok()?;
-    unanswered.or(checkpoint).filter(|_| is_whole)
+    unanswered.or(checkpoint).filter(|_| is_whole || !is_beginning)
 }
 
 #[cfg(test)]

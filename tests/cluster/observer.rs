@@ -95,11 +95,14 @@ struct Names {
 }
 
 impl Names {
-    fn user(&mut self, mark: &str, directory: &str) -> Option<String> {
+    /// The user of a process. Its node may have a disk of its own, which the parent of the process sees.
+    fn user(&mut self, pid: i32, mark: &str, directory: &str) -> Option<String> {
         if !self.known.contains_key(directory) {
-            let data = self.data.get(mark)?;
+            let shim = Process::of(pid)?.parent()?;
+            let data = self.data.get(mark)?.strip_prefix("/").ok()?;
+            let data = PathBuf::from(format!("/proc/{shim}/root")).join(data);
             for (user, conversation) in &self.sessions {
-                let found = layout::session_dir(data, user, conversation);
+                let found = layout::session_dir(&data, user, conversation);
                 let name = found.file_name().unwrap().to_str().unwrap().to_owned();
                 self.known.insert(name, user.clone());
             }
@@ -184,5 +187,5 @@ fn child(pid: i32, names: &mut Names) -> Option<(String, String)> {
         entry.map(|value| String::from_utf8_lossy(value).into_owned())
     };
     let (directory, mark) = (value("PILOTLIGHT_SESSION")?, value(MARK)?);
-    Some((names.user(&mark, &directory)?, mark))
+    Some((names.user(pid, &mark, &directory)?, mark))
 }

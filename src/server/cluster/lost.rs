@@ -23,8 +23,21 @@ pub(super) struct EndsOnLoss {
     last: Bytes,
     /// Whether what was sent ends with a whole event.
     is_whole: bool,
+    /// Whether the event that was begun last is the end of a turn's stream.
+    is_last: bool,
+    is_turn: bool,
     gone: Gone,
 }
+
+/// What the last event of a turn's stream begins with, in all dialects.
+const ENDS: [&[u8]; 6] = [
+    b"data: [DONE]\n",
+    b"event: message_stop\n",
+    b"event: error\n",
+    b"event: response.completed\n",
+    b"event: response.incomplete\n",
+    b"event: response.failed\n",
+];
 
 impl EndsOnLoss {
     /// Wraps the body of an event stream; others are whole before they begin.
@@ -36,7 +49,30 @@ impl EndsOnLoss {
         }
         let is_turn = !uri.path().starts_with("/v1/events") && !uri.path().ends_with("/live");
         let last = last_event(&ApiError::node_lost(), form, is_turn);
-        response.map(|body| Body::new(Self { body: Some(body), last, is_whole: true, gone }))
+        response.map(|body| {
+            Body::new(Self { body: Some(body), last, is_whole: true, is_last: false, is_turn, gone })
+        })
+    }
+
+    fn note(&mut self, data: &[u8]) {
+        let goes_on = !std::mem::replace(&mut self.is_whole, data.ends_with(b"\n\n"));
+        let events = data.strip_suffix(b"\n\n").unwrap_or(data);
+        let begins_at = memchr::memmem::rfind(events, b"\n\n").map(|at| at + 2);
+        if let Some(event) = begins_at.or((!goes_on).then_some(0)).and_then(|at| data.get(at..)) {
+            self.is_last = self.is_turn && ENDS.iter().any(|end| event.starts_with(end));
+        }
+    }
+
+    /// What follows when the other node is lost, in place of what it has not sent.
+    fn lose(&mut self, why: std::io::ErrorKind) -> Option<Result<Frame<Bytes>, axum::Error>> {
+        self.body = None;
+        match (self.is_whole, self.is_last) {
+            // Nothing is missing but the end of the connection.
+            (true, true) => None,
+            (true, false) => Some(Ok(Frame::data(std::mem::take(&mut self.last)))),
+            // Half an event cannot be ended: the broken connection says it.
+            (false, _) => Some(Err(axum::Error::new(std::io::Error::from(why)))),
+        }
     }
 }
 
@@ -53,20 +89,14 @@ impl hyper::body::Body for EndsOnLoss {
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {
-                    self.is_whole = data.ends_with(b"\n\n");
+                    self.note(data);
                 }
             }
-            // Half an event cannot be ended: the broken connection says it.
-            Poll::Ready(Some(Err(_))) if self.is_whole => {
-                self.body = None;
-                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.last)))));
+            Poll::Ready(Some(Err(_))) => {
+                return Poll::Ready(self.lose(std::io::ErrorKind::ConnectionReset));
             }
             Poll::Pending if self.gone.as_mut().poll(cx).is_ready() => {
-                self.body = None;
-                return Poll::Ready(match self.is_whole {
-                    true => Some(Ok(Frame::data(std::mem::take(&mut self.last)))),
-                    false => Some(Err(axum::Error::new(std::io::Error::from(std::io::ErrorKind::TimedOut)))),
-                });
+                return Poll::Ready(self.lose(std::io::ErrorKind::TimedOut));
             }
             _ => {}
         }
@@ -113,5 +143,26 @@ mod tests {
         assert_eq!(ended.matches("event: error").count(), 1);
         assert_eq!(received(vec![Ok("data: 1"), Err(lost())], STREAM).await, None, "half an event");
         assert_eq!(received(vec![Ok("{"), Err(lost())], "application/json").await, None);
+    }
+
+    /// A node may be killed between the last event and the end of its connection.
+    #[tokio::test]
+    async fn stream_with_its_end_gets_no_other() {
+        for (pieces, has_ended) in [
+            (vec!["data: 1\n\n", "data: [DONE]\n\n"], true),
+            (vec!["data: 1\n\ndata: [DONE]\n\n"], true),
+            (vec!["event: message_stop\ndata: {}\n\n"], true),
+            (vec!["event: error\ndata: {}\n\n"], true),
+            (vec!["event: response.completed\ndata: {\"long\"", ": 1}", "\n\n"], true),
+            (vec!["event: response.failed\ndata: {}\n\n"], true),
+            (vec!["data: \"event: error\"\n\n"], false),
+            (vec!["event: message_stop\ndata: {}\n\n", "data: 1\n\n"], false),
+            (vec!["event: response.created\ndata: {}\n\n", ": ping\n\n"], false),
+        ] {
+            let frames = pieces.iter().copied().map(Ok).chain([Err(lost())]).collect();
+            let whole = received(frames, "text/event-stream").await.unwrap();
+            let added = whole.strip_prefix(&pieces.concat()).unwrap();
+            assert_eq!(added.is_empty(), has_ended, "{pieces:?}: {added}");
+        }
     }
 }
