@@ -13,7 +13,7 @@ use crate::table::{Row, median, row};
 /// A usual turn, and its number in a round.
 const TURN: &str = "[[deltas:50]]";
 const TURNS: usize = 100;
-/// A turn at the pace of a model, in so many sessions at a time.
+/// A turn at the pace of a model, in [`SESSIONS`] sessions at a time.
 const PACED: &str = "[[deltas:200]][[delay:10]]";
 const SESSIONS: usize = 32;
 /// Turns whose transactions are counted, and the time in which what came before is stored.

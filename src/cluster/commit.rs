@@ -49,7 +49,7 @@ impl Files {
 pub(super) enum Extent {
     /// What sessions have changed, within the limits of a turn.
     Turn,
-    /// Whatever has changed: who changes something without a turn says not what.
+    /// Whatever has changed, within the same limits: who changes something without a turn says not what.
     Changes,
     /// Everything as it is now.
     Snapshot,
@@ -174,7 +174,8 @@ impl House {
             let is_snapshot = is_full || extent == Extent::Snapshot || files.since.is_snapshot_due();
             let scope = match extent {
                 _ if is_snapshot => Scope::Snapshot,
-                Extent::Changes | Extent::Last => Scope::Whole,
+                Extent::Changes => Scope::Changes,
+                Extent::Last => Scope::Whole,
                 _ => Scope::Turn(touched.to_vec()),
             };
             let written =

@@ -349,7 +349,7 @@ impl House {
             *files = None;
         }
         *resident.waits_since.lock_unpoisoned() = None;
-        // Who comes back stays anew.
+        // A user who comes back begins a new stay.
         *resident.lost.lock_unpoisoned() = CancellationToken::new();
         let hash = resident.hash;
         drop(resident);

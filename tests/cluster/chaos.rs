@@ -149,7 +149,7 @@ async fn perform(stage: &mut Stage, fault: Fault, sites: &RwLock<Vec<String>>) {
             shims.iter().for_each(|shim| shim.signal(Signal::STOP));
             cluster.nodes[node].cut();
             pause(millis).await;
-            cluster.nodes[node].mend();
+            cluster.nodes[node].repair();
             shims.iter().for_each(|shim| shim.signal(Signal::CONT));
         }
         Fault::FillDisk { node, millis } if *has_disks => {

@@ -313,7 +313,7 @@ impl Node {
         self.links.iter().for_each(Proxy::reset);
     }
 
-    pub fn mend(&mut self) {
+    pub fn repair(&mut self) {
         self.links.iter_mut().for_each(Proxy::restore);
     }
 
@@ -351,7 +351,7 @@ impl Drop for Nodes {
         if let Some(network) = &self.network {
             (0..self.nodes.len()).for_each(|machine| network.plug_in(machine));
         }
-        self.nodes.iter_mut().for_each(Node::mend);
+        self.nodes.iter_mut().for_each(Node::repair);
         self.nodes.iter().filter(|node| node.is_running()).for_each(Node::resume);
         if self.is_mounted.load(Ordering::Acquire) {
             self.nodes.clear();

@@ -94,7 +94,7 @@ async fn child_of_a_stopped_shim_is_ended_by_the_server() {
     installed::say(&format!("stopped shim: child gone after {died:?}, goes on after {went_on:?}"));
     assert!(died < LEASE + LOOKS, "{died:?}");
     assert!(went_on < GOES_ON_WITHIN, "{went_on:?}");
-    cluster.nodes[stopped.owner].mend();
+    cluster.nodes[stopped.owner].repair();
     stopped.turn_counts_for_nothing(&cluster).await;
     observer.check();
     history::check(&cluster).await;

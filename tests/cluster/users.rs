@@ -163,7 +163,7 @@ async fn user_who_was_lost_returns_with_all_turns() {
     history::check(&cluster).await;
 }
 
-/// Whoever may name users could otherwise fill etcd and the store.
+/// A caller who may name users could otherwise fill etcd and the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn name_that_was_only_asked_for_leaves_nothing() {
     let config = format!("{SIM}{LONG_LEASE}release_after = \"1s\"\n");

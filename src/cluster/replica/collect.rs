@@ -28,10 +28,19 @@ use reading::Reading;
 pub(crate) enum Scope {
     /// What these sessions have changed, up to the limits of a turn.
     Turn(Vec<SessionHash>),
+    /// What anything has changed, up to the same limits.
+    Changes,
     /// What anything has changed, without the limits of a turn: before a session or a user leaves the node.
     Whole,
     /// Everything there is.
     Snapshot,
+}
+
+impl Scope {
+    /// Whether it has the limits of a turn: then it is soon done, and holds nobody up.
+    pub(crate) fn is_limited(&self) -> bool {
+        matches!(self, Self::Turn(_) | Self::Changes)
+    }
 }
 
 /// What is sent beside conversations.
@@ -158,7 +167,7 @@ impl Collector {
         for session in &sessions {
             let is_wanted = match &self.scope {
                 Scope::Turn(touched) => touched.contains(session) || !self.state.has_session(session),
-                Scope::Whole | Scope::Snapshot => true,
+                Scope::Changes | Scope::Whole | Scope::Snapshot => true,
             };
             if is_wanted {
                 self.look_at_record(session, options)?;

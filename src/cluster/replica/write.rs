@@ -62,7 +62,7 @@ impl Replica {
         scope: Scope,
         state: &mut UserState,
     ) -> Result<ObjectInfo, ReplicateError> {
-        let at_once = if matches!(scope, Scope::Turn(_)) { &self.turns } else { &self.wholes };
+        let at_once = if scope.is_limited() { &self.turns } else { &self.wholes };
         let _permit = at_once.acquire().await.map_err(io::Error::other)?;
         let id = ObjectId { fence, seq };
         if state.is_known() && scope != Scope::Snapshot {

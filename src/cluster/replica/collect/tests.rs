@@ -352,13 +352,18 @@ fn turn_is_limited_and_the_rest_goes_later() {
     let object = collect(&node, Scope::Turn(vec![session.hash.clone()]), &mut state);
     assert_eq!(object.entries(), ["Whole 1", "Whole 2", "Whole 3"], "small files go first");
     assert_eq!((object.summary.later_files, object.summary.later_bytes), (1, WORK_BYTES_PER_TURN - 2));
+    large.set_len(WORK_BYTES_PER_TURN + 1).unwrap();
+    fs::write(session.work.join("4"), "4").unwrap();
+    let object = collect(&node, Scope::Changes, &mut state);
+    assert_eq!((object.entries(), object.summary.later_files), (vec!["Whole 4".to_owned()], 1));
+    fs::remove_file(session.work.join("4")).unwrap();
     fs::remove_file(session.work.join("3")).unwrap();
     large.set_len(WORK_BYTES_PER_TURN / 8).unwrap();
     let object = collect(&node, Scope::Whole, &mut state);
     assert_eq!(object.summary.later_files, 0);
     let entries = object.entries();
-    assert_eq!(&entries[..2], ["Removed 3", "Whole large"]);
-    assert!(entries.len() > 3 && entries[2..].iter().all(|it| it == "Append large"));
+    assert_eq!(&entries[..3], ["Removed 3", "Removed 4", "Whole large"]);
+    assert!(entries.len() > 4 && entries[3..].iter().all(|it| it == "Append large"));
     assert!(object.pieces.len() > 1, "in parts");
 }
 

@@ -19,7 +19,7 @@ use super::super::delta::{Area, Change, Meta};
 use super::super::places::Place;
 use super::super::state::{ContentHash, Known, Stamp};
 use super::reading::{Form, Reading};
-use super::{Budget, Collector, Scope, accessed};
+use super::{Budget, Collector, accessed};
 use crate::workspace::beneath::{Beneath, is_shortage};
 use crate::workspace::sessions_dir;
 
@@ -111,8 +111,7 @@ impl Collector {
     /// Without the limits of a turn each session has a budget of its own.
     fn renew_budget(&mut self, area: &Area) {
         let Area::Work(session) = area else { return };
-        let is_turn = matches!(self.scope, Scope::Turn(_));
-        if !is_turn && self.budget_of.as_ref() != Some(session) {
+        if !self.scope.is_limited() && self.budget_of.as_ref() != Some(session) {
             self.budget = Budget::WHOLE;
             self.budget_of = Some(session.clone());
         }
@@ -161,9 +160,10 @@ impl Collector {
         }
         let left = self.budget.sent.checked_sub(length).zip(self.budget.files.checked_sub(1));
         let Some((sent, files)) = left else {
-            match self.scope {
-                Scope::Turn(_) => self.later(length),
-                Scope::Whole | Scope::Snapshot => self.summary.left_out += 1,
+            if self.scope.is_limited() {
+                self.later(length);
+            } else {
+                self.summary.left_out += 1;
             }
             return Ok(());
         };
