@@ -153,15 +153,8 @@ fn own_directories(config: &Config) -> Vec<PathBuf> {
 
 /// The server's own files. Mounts never contain the data directory.
 fn own_secrets(config: &Config, data_dir: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<&Path> =
-        [&config.source.0, &config.cli.user_env_file].into_iter().flatten().map(PathBuf::as_path).collect();
-    #[cfg(feature = "server")]
-    files.extend([&config.auth.keys_file, &config.audit.file].into_iter().flatten().map(PathBuf::as_path));
-    #[cfg(feature = "server")]
-    files.extend(config.webhooks.endpoints.values().map(|endpoint| endpoint.secret_file.as_path()));
-    #[cfg(feature = "cluster")]
-    files.extend(config.cluster.secrets());
-    let files = files.into_iter();
+    let own = [&config.source.0, &config.cli.user_env_file].into_iter().flatten();
+    let files = own.map(PathBuf::as_path).chain(of_server(config)).chain(of_cluster(config));
     // A link and what it leads to: a child would read it by either name.
     let names = files.flat_map(|file| [std::path::absolute(file).ok(), file.canonicalize().ok()]);
     let mut hidden: Vec<_> = names.flatten().collect();
@@ -170,6 +163,27 @@ fn own_secrets(config: &Config, data_dir: &Path) -> Vec<PathBuf> {
     hidden.sort();
     hidden.dedup();
     hidden
+}
+
+#[cfg(feature = "server")]
+fn of_server(config: &Config) -> impl Iterator<Item = &Path> {
+    let files = [&config.auth.keys_file, &config.audit.file].into_iter().flatten().map(PathBuf::as_path);
+    files.chain(config.webhooks.endpoints.values().map(|endpoint| endpoint.secret_file.as_path()))
+}
+
+#[cfg(not(feature = "server"))]
+fn of_server(_: &Config) -> impl Iterator<Item = &Path> {
+    std::iter::empty()
+}
+
+#[cfg(feature = "cluster")]
+fn of_cluster(config: &Config) -> impl Iterator<Item = &Path> {
+    config.cluster.secrets()
+}
+
+#[cfg(not(feature = "cluster"))]
+fn of_cluster(_: &Config) -> impl Iterator<Item = &Path> {
+    std::iter::empty()
 }
 
 /// Hidden paths by their names below mounts whose own path leads through a link.

@@ -151,11 +151,12 @@ impl App {
         if named.is_none() && caller.is_known_by_credentials() {
             let owner = self.identified(caller, credentials).await?;
             let user = owner.user().clone();
-            if let Err(error) = self.route(caller, &user).await {
-                #[cfg(feature = "cluster")]
+            let routed = self.route(caller, &user).await;
+            #[cfg(feature = "cluster")]
+            if routed.is_err() {
                 self.identities.learn_elsewhere(&owner, credentials).await;
-                return Err(error);
             }
+            routed?;
             let inside = self.pilot.enter(&user)?;
             match owner {
                 Owner::Known(_) => self.identities.learn(&user, credentials).await,
