@@ -6,7 +6,7 @@
 //!
 //! `cargo bench --bench instructions` needs valgrind; with `--profile dev` it has the bounds of a build without optimisation.
 //! `--no-default-features --features server` counts a program that cannot be a node of a cluster.
-//! `-- run written 200 50` is one run of the library: to be watched by any tool.
+//! `-- off keepalive` counts some cases only. `-- run written 200 50` is one run of the library: to be watched by any tool.
 
 #![allow(
     clippy::unwrap_used,
@@ -73,14 +73,16 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with("--")).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["run", case, turns, deltas] => run(case, turns.parse().unwrap(), deltas),
-        _ => measure(),
+        ref wanted => measure(wanted),
     }
 }
 
-fn measure() {
+/// The cases of these names, or all.
+fn measure(wanted: &[&str]) {
     println!("{:<10} {:>10} {:>10} {:>10} {:>10}", "", "a turn", "bound", "a delta", "bound");
     let mut is_within = true;
-    for (name, case, released, unoptimised) in CASES {
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.contains(&name);
+    for (name, case, released, unoptimised) in CASES.into_iter().filter(|it| is_wanted(it.0)) {
         let bounds = if cfg!(debug_assertions) { unoptimised } else { released };
         let count = move |turns, deltas| match case {
             Case::Http(dialect) => http::count(dialect, turns, deltas),
