@@ -83,7 +83,7 @@ mod tests {
         // The example of RFC 9530, Appendix D.
         let digest = digest_of(b"{\"hello\": \"world\"}\n").unwrap();
         assert_eq!(digest, "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:");
-        for (content, is_it) in [("abc", true), ("abd", false), ("ab", false), ("abcd", false), ("", false)] {
+        for (content, is_it) in [("abc", true), ("abx", false), ("ab", false), ("abcx", false), ("", false)] {
             let body = verified(Body::from(content), digest_of(b"abc").unwrap());
             assert_eq!(body.collect().await.is_ok(), is_it, "{content}");
         }

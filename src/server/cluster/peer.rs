@@ -182,7 +182,7 @@ mod tests {
         let other = self::peers(&[b'x'; 32]);
         assert_eq!(code(&other, &method, &local, &headers), Some("not_a_node"));
         let bob = Caller::trusted(true, UserId::new("bob").ok()).to_wire().unwrap();
-        let other = content::digest_of(b"abd").unwrap();
+        let other = content::digest_of(b"abx").unwrap();
         let changes = [
             ("x-pilotlight-caller", bob.as_str()),
             ("content-digest", other.to_str().unwrap()),
