@@ -453,10 +453,12 @@ async fn lost_child_of_a_stopped_shim_ends_at_once() {
 async fn lost_child_ends_while_a_tool_stops_its_shim() {
     let (page, token, lost) = (Page::create().unwrap(), token(), CancellationToken::new());
     page.set(u64::MAX);
-    let script = format!("shim=$PPID; setsid sleep {token} & while kill -STOP $shim; do :; done");
+    // Not before the shim has reported the start: this test waits for that.
+    let script = format!("shim=$PPID; read line; setsid sleep {token} & while kill -STOP $shim; do :; done");
     let mut child = start_fenced(&page, &script);
     child.shim.end_when(lost.clone());
     child.shim.started().await.unwrap();
+    child.input.write_all(b"\n").await.unwrap();
     eventually("both run", LONG, || sleepers(&token) == 1).await;
     lost.cancel();
     let ended = timeout(PROMISE, async { (child.shim.exited().await, child.shim.gone().await) });
