@@ -14,12 +14,13 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::{SocketFlags, accept_with};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 #[cfg(feature = "cluster")]
 use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until};
 #[cfg(feature = "cluster")]
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,8 @@ const MAX_REFUSALS: usize = 64;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: without file descriptors the next one fails too, and retrying at once wastes CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Time after its connection in which a client sends its first request. A server that closes waits for it.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
 /// Minimum interval between log lines about failed accepts.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -103,23 +106,18 @@ pub(crate) struct ConnectionHandler {
 
 impl Acceptor {
     pub(crate) async fn run(self) {
-        let closing = self.handler.closing.clone();
-        closing.or(self.accept_all()).await;
-    }
-
-    async fn accept_all(self) {
         let slots = ConnectionSlots::new(self.most);
         let admissions = Arc::new(Semaphore::new(MAX_REFUSALS));
+        self.handler.closing.clone().or(self.accept_all(&slots, &admissions)).await;
+        self.accept_waiting(&slots, &admissions);
+    }
+
+    async fn accept_all(&self, slots: &Arc<ConnectionSlots>, admissions: &Arc<Semaphore>) {
         let mut logged: Option<Instant> = None;
         // The semaphore is never closed, so this never fails.
         while let Ok(admission) = admissions.clone().acquire_owned().await {
             match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!(%error, "cannot set TCP_NODELAY: small writes will be delayed");
-                    }
-                    self.tasks.spawn(self.handler.clone().admit(stream, slots.clone(), admission));
-                }
+                Ok((stream, _)) => self.admit(stream, slots, admission),
                 Err(error) => {
                     // File descriptors may be exhausted; evicting an idle connection frees one.
                     let evicted = slots.evict_idlest();
@@ -131,6 +129,28 @@ impl Acceptor {
                 }
             }
         }
+    }
+}
+
+impl Acceptor {
+    /// Accepts what was connected before the listener closes: its clients would see a reset, and not know what became of their
+    /// requests.
+    fn accept_waiting(self, slots: &Arc<ConnectionSlots>, admissions: &Arc<Semaphore>) {
+        while let Ok(admission) = admissions.clone().try_acquire_owned() {
+            // Does not wait: listeners of the runtime never do.
+            let accepted = accept_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
+            let Ok(stream) = accepted.map(std::net::TcpStream::from) else { return };
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                self.admit(stream, slots, admission);
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, slots: &Arc<ConnectionSlots>, admission: OwnedSemaphorePermit) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY: small writes will be delayed");
+        }
+        self.tasks.spawn(self.handler.clone().admit(stream, slots.clone(), admission));
     }
 }
 
@@ -179,8 +199,11 @@ impl ConnectionHandler {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (router, serving) = (self.router, slot.clone());
+        let (router, serving, opened) = (self.router, slot.clone(), Instant::now());
+        let first_request = CancellationToken::new();
+        let begun = first_request.clone();
         let service = service_fn(move |request: Request<Incoming>| {
+            begun.cancel();
             let answering = TowerToHyperService::new(router.now()).call(request);
             let in_use = serving.serve();
             async move { Ok::<_, Infallible>(answering.await?.map(|body| TrackedBody::new(body, in_use))) }
@@ -201,6 +224,14 @@ impl ConnectionHandler {
                 }
                 // Also cancelled with `now`: each wait here is polled with every piece of every response.
                 () = closing.gracefully.cancelled() => {
+                    // Without a request yet it would be closed at once, with the request that is on its way.
+                    tokio::select! {
+                        biased;
+                        ended = connection.as_mut() => break ended,
+                        () = first_request.cancelled() => {}
+                        () = sleep_until(opened + FIRST_REQUEST_WITHIN) => {}
+                        () = closing.now.cancelled() => return,
+                    }
                     connection.as_mut().graceful_shutdown();
                     tokio::select! {
                         ended = connection => break ended,
@@ -236,5 +267,55 @@ fn builder(header_timeout: Duration) -> http1::Builder {
 fn log(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream as Client;
+
+    use axum::routing::get;
+
+    use super::*;
+
+    fn acceptor(listener: TcpListener) -> Acceptor {
+        let handler = ConnectionHandler {
+            router: CurrentRouter::new(Router::new().route("/", get(async || "answered"))),
+            overloaded: Router::new(),
+            header_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(20),
+            closing: Closing { gracefully: CancellationToken::new(), now: CancellationToken::new() },
+            #[cfg(feature = "cluster")]
+            tls: None,
+        };
+        Acceptor { listener, handler, most: 100, tasks: TaskTracker::new() }
+    }
+
+    fn ask(mut client: Client) -> String {
+        let mut answer = String::new();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// The listener closes with connections that it has not accepted, and with requests that have not come.
+    #[tokio::test]
+    async fn connections_made_before_the_close_are_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..20).map(|_| Client::connect(address).unwrap()).collect();
+        let acceptor = acceptor(listener);
+        let tasks = acceptor.tasks.clone();
+        acceptor.handler.closing.gracefully.cancel();
+        acceptor.run().await;
+        assert!(Client::connect(address).is_err(), "it is closed");
+        let answers = clients.into_iter().map(|client| tokio::task::spawn_blocking(|| ask(client)));
+        for answer in futures_util::future::join_all(answers).await {
+            let answer = answer.unwrap();
+            assert!(answer.ends_with("answered"), "{answer}");
+        }
+        tasks.close();
+        tasks.wait().await;
     }
 }
