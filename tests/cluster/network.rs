@@ -91,6 +91,8 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for machine in 0..self.machines {
+            // A namespace ends some time after its deletion, and with it the link, whose name the next network needs.
+            ip(&["link", "del", &self.outside(machine)]);
             ip(&["netns", "del", &self.space(machine)]);
         }
         ip(&["link", "del", &self.bridge()]);

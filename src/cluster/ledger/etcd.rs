@@ -182,10 +182,14 @@ impl Client {
     }
 
     /// Opens a stream at an endpoint that answers.
-    async fn stream(&self, path: &'static str, body: Vec<u8>) -> Result<Response<Incoming>, LedgerError> {
+    async fn stream(&self, path: &'static str, body: Vec<u8>) -> Result<watch::Stream, LedgerError> {
         let bounds = Bounds { attempt: self.attempt, end: Instant::now() + self.total, repeat: true };
         let body = Bytes::from(body);
-        self.over_endpoints(body, bounds, |at, body, end| self.open(at, path, body, end)).await
+        let opened = self.over_endpoints(body, bounds, |at, body, end| async move {
+            Ok((at, self.open(at, path, body, end).await?))
+        });
+        let (at, response) = opened.await?;
+        Ok(watch::Stream::new(response.into_body(), self.silence, at, self.endpoints.follow()))
     }
 
     /// One attempt after the other. An endpoint that fails is not the first one of the next request.
@@ -303,8 +307,8 @@ impl Ledger for Etcd {
 
     fn watch(&self, start: Vec<u8>, end: Vec<u8>, from: Revision) -> Answer<'_, Box<dyn Watch>> {
         Box::pin(async move {
-            let response = self.0.stream("/v3/watch", json::watch(&start, &end, from)).await?;
-            Ok(Box::new(watch::Stream::new(response.into_body(), self.0.silence)) as Box<dyn Watch>)
+            let stream = self.0.stream("/v3/watch", json::watch(&start, &end, from)).await?;
+            Ok(Box::new(stream) as Box<dyn Watch>)
         })
     }
 }

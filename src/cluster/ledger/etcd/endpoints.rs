@@ -1,10 +1,10 @@
 //! The order in which endpoints are asked.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::Uri;
 use hyper::http::uri::Authority;
+use tokio::sync::watch;
 
 use super::SettingsError;
 use super::status::Failure;
@@ -18,7 +18,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) struct Endpoints {
     list: Vec<(&'static str, Authority)>,
-    preferred: AtomicUsize,
+    preferred: watch::Sender<usize>,
 }
 
 impl Endpoints {
@@ -28,19 +28,29 @@ impl Endpoints {
         }
         let parse = |(at, address): (usize, &String)| parse(address).ok_or(SettingsError::Endpoint(at + 1));
         let list = addresses.iter().enumerate().map(parse).collect::<Result<_, _>>()?;
-        Ok(Self { list, preferred: AtomicUsize::new(0) })
+        Ok(Self { list, preferred: watch::Sender::new(0) })
     }
 
     /// The endpoint to ask first.
     pub(super) fn preferred(&self) -> usize {
-        self.preferred.load(Ordering::Relaxed)
+        *self.preferred.borrow()
+    }
+
+    /// For streams, which notice the failure of their endpoint later than requests do.
+    pub(super) fn follow(&self) -> watch::Receiver<usize> {
+        self.preferred.subscribe()
     }
 
     /// The next one is preferred, unless another request has changed that already.
     pub(super) fn failed(&self, at: usize) {
         let next = (at + 1) % self.list.len();
-        // If it has changed, that is as well.
-        self.preferred.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).ok();
+        self.preferred.send_if_modified(|preferred| {
+            let is_first = *preferred == at && next != at;
+            if is_first {
+                *preferred = next;
+            }
+            is_first
+        });
     }
 
     pub(super) fn uri(&self, at: usize, path: &'static str) -> Result<Uri, Failure> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout_at};
 
 use super::json::{self, Message};
@@ -52,11 +53,14 @@ pub(super) struct Stream {
     body: Incoming,
     lines: Lines,
     silence: Duration,
+    /// The endpoint of the stream, and the preferred one.
+    at: usize,
+    preferred: Receiver<usize>,
 }
 
 impl Stream {
-    pub(super) fn new(body: Incoming, silence: Duration) -> Self {
-        Self { body, lines: Lines::default(), silence }
+    pub(super) fn new(body: Incoming, silence: Duration, at: usize, preferred: Receiver<usize>) -> Self {
+        Self { body, lines: Lines::default(), silence, at, preferred }
     }
 
     async fn changes(&mut self) -> Result<Vec<Change>, LedgerError> {
@@ -76,7 +80,13 @@ impl Stream {
                     }
                 }
             }
-            match timeout_at(end, self.body.frame()).await {
+            let at = self.at;
+            let frame = tokio::select! {
+                frame = timeout_at(end, self.body.frame()) => frame,
+                // A request has failed at this endpoint: it may be cut off, of which a silent connection says nothing.
+                _ = self.preferred.wait_for(|preferred| *preferred != at) => return Err(LedgerError::Silent),
+            };
+            match frame {
                 Err(_) => return Err(LedgerError::Silent),
                 Ok(None | Some(Err(_))) => return Err(LedgerError::Unavailable("connection closed")),
                 Ok(Some(Ok(frame))) => {
