@@ -22,7 +22,7 @@ const DAY: &str = "Sun, 29 Nov 2026";
 /// A node that has been up for a day longer: its CLOCK_BOOTTIME and CLOCK_MONOTONIC are ahead.
 fn up_for_longer() -> Started {
     let by = ["unshare", "--time", "--boottime", "86400", "--monotonic", "86400"];
-    Started { by: by.map(OsString::from).into(), variables: Vec::new() }
+    Started { by: by.map(OsString::from).into(), ..Started::default() }
 }
 
 /// A node whose clock on the wall is wrong.
@@ -33,7 +33,7 @@ fn hours_behind(library: String) -> Started {
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ("NO_FAKE_STAT", "1".to_owned()),
     ];
-    Started { by: Vec::new(), variables: variables.into() }
+    Started { variables: variables.into(), ..Started::default() }
 }
 
 /// The day that a node has.

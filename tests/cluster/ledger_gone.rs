@@ -97,6 +97,11 @@ fn names(of: &str) -> Vec<String> {
     (0..USERS).map(|number| format!("{of}-{number}")).collect()
 }
 
+/// How long etcd stands still: longer than the lease, and a minute where tests run in full.
+fn away() -> Duration {
+    if installed::is_long() { Duration::from_secs(60) } else { 2 * LEASE }
+}
+
 /// etcd of that number of members stands still for longer than the lease.
 async fn frozen(members: usize) {
     let Some(etcd) = Etcd::start(members).await else { return };
@@ -105,12 +110,12 @@ async fn frozen(members: usize) {
     let observer = Observer::start(&cluster, names.iter().map(|name| (name.as_str(), "default")));
     let load = Load::begin(&cluster, &names).await;
     cluster.etcd.freeze();
-    tokio::time::sleep(2 * LEASE).await;
+    tokio::time::sleep(away()).await;
     for mark in cluster.marks() {
         assert_eq!(observer.alive(&mark), 0, "children live on without a lease");
     }
     cluster.etcd.thaw();
-    load.end(&format!("{members} members frozen for {:?}", 2 * LEASE)).await;
+    load.end(&format!("{members} members frozen for {:?}", away())).await;
     observer.check();
     history::check(&cluster).await;
 }

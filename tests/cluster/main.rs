@@ -43,4 +43,5 @@ mod stopped_shim;
 mod store_gone;
 mod talk;
 mod tokens;
+mod upgrade;
 mod users;

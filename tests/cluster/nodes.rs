@@ -63,6 +63,8 @@ pub struct Started {
     pub by: Vec<OsString>,
     /// For its environment.
     pub variables: Vec<(&'static str, String)>,
+    /// Another version of it; nothing: the one that is tested.
+    pub version: Option<PathBuf>,
 }
 
 fn run(command: &[&str]) {
@@ -264,10 +266,26 @@ impl Nodes {
     }
 }
 
+/// The same command with another program.
+fn instead(command: Command, program: &Path) -> Command {
+    let mut other = Command::new(program);
+    other.args(command.get_args()).stdin(Stdio::null());
+    other.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    other
+}
+
 impl Node {
+    /// The version that is started next; nothing: the one that is tested.
+    pub fn set_version(&mut self, version: Option<PathBuf>) {
+        self.started.version = version;
+    }
+
     pub async fn start(&mut self) {
-        let Started { by, variables } = &self.started;
+        let Started { by, variables, version } = &self.started;
         let mut command = program(&self.place, "serve", &self.config);
+        if let Some(version) = version {
+            command = instead(command, version);
+        }
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         if let [first, rest @ ..] = by.as_slice() {
             let server = std::mem::replace(&mut command, Command::new(first));

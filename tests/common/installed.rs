@@ -79,6 +79,12 @@ pub fn has_walls() -> bool {
     is_set("PILOTLIGHT_WALLS")
 }
 
+/// The program of a former version, for what versions do together: the one that `PILOTLIGHT_FORMER` names, with its shim beside it.
+/// Without it the version of the tests stands in for it.
+pub fn former() -> Option<PathBuf> {
+    std::env::var_os("PILOTLIGHT_FORMER").map(PathBuf::from)
+}
+
 fn test_name() -> String {
     std::thread::current().name().unwrap_or("a test").to_owned()
 }
