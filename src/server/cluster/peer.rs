@@ -107,7 +107,7 @@ impl Peers {
     /// It is not signed by a node of this cluster.
     fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Caller, ApiError> {
         let refused = || {
-            let message = "this listener is for the nodes of the cluster (cluster.secret_file)";
+            let message = "this listener is for nodes of the cluster: they have the same cluster.secret_file";
             ApiError::new(StatusCode::UNAUTHORIZED, "not_a_node", message)
         };
         let caller = only(headers, &CALLER_HEADER).ok_or_else(refused)?;
