@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Cluster;
@@ -13,6 +14,7 @@ use super::ownership::CommitEnd;
 use super::replica::chain::Since;
 use super::replica::collect::Scope;
 use super::replica::delta::Kind;
+use super::replica::limits::WHOLES_AT_ONCE;
 use super::replica::{ReplicateError, UserState};
 use crate::config::Replication;
 use crate::error::TurnError;
@@ -24,6 +26,20 @@ use crate::telemetry::metrics::CommitResult;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 /// Pause after a store or a ledger that does not answer.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// Snapshots that are due which are made at the same time, so that some of what the replica does as a whole is left for users who
+/// leave.
+const SNAPSHOTS_AT_ONCE: usize = WHOLES_AT_ONCE - 1;
+
+/// Places of snapshots that are due.
+#[derive(Debug)]
+pub(super) struct DueSnapshots(Semaphore);
+
+impl Default for DueSnapshots {
+    fn default() -> Self {
+        Self(Semaphore::new(SNAPSHOTS_AT_ONCE))
+    }
+}
 
 /// What the store has of a user.
 pub(super) struct Files {
@@ -55,6 +71,13 @@ pub(super) enum Extent {
     Snapshot,
     /// All changes, before the user leaves this node.
     Last,
+}
+
+impl Extent {
+    /// Whether somebody may wait for it who has not the time for everything.
+    fn is_limited(self) -> bool {
+        matches!(self, Self::Turn | Self::Changes)
+    }
 }
 
 impl Cluster {
@@ -119,7 +142,28 @@ impl House {
         }
     }
 
-    async fn store(&self, resident: &Resident, extent: Extent, wanted: u64) -> Result<(), TurnError> {
+    /// Has a snapshot made in the background: what holds it up holds up no turn of another user.
+    fn snapshot_later(self: &Arc<Self>, resident: &Arc<Resident>) {
+        if resident.snapshot_waits.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (house, of) = (self.clone(), resident.clone());
+        self.tasks.spawn(async move {
+            // Before the files are locked, which the user's turns wait for.
+            let permit = house.due_snapshots.0.acquire().await;
+            of.snapshot_waits.store(false, Ordering::Release);
+            if permit.is_ok() {
+                house.store(&of, Extent::Snapshot, 0).await.ok();
+            }
+        });
+    }
+
+    async fn store(
+        self: &Arc<Self>,
+        resident: &Arc<Resident>,
+        extent: Extent,
+        wanted: u64,
+    ) -> Result<(), TurnError> {
         let mut files = resident.files.lock().await;
         let Some(files) = files.as_mut() else { return Err(TurnError::Moved) };
         // A change that came later has taken this one along.
@@ -142,6 +186,9 @@ impl House {
             resident.is_too_large.store(false, Ordering::Release);
             let mut waits = resident.waits_since.lock_unpoisoned();
             *waits = (resident.wanted.load(Ordering::Acquire) > up_to).then(Instant::now);
+            if extent.is_limited() && files.since.is_snapshot_due() {
+                self.snapshot_later(resident);
+            }
         } else {
             touched.iter().for_each(|session| resident.touch(session));
         }
@@ -171,12 +218,13 @@ impl House {
         while began.elapsed() < GIVE_UP_AFTER {
             let Some(stored) = membership.stored(resident.hash) else { return Err(TurnError::Moved) };
             let seq = stored.seq() + 1;
-            let is_snapshot = is_full || extent == Extent::Snapshot || files.since.is_snapshot_due();
             let scope = match extent {
-                _ if is_snapshot => Scope::Snapshot,
+                _ if is_full => Scope::Snapshot,
+                Extent::Turn | Extent::Changes if stored.head.is_none() => Scope::First,
+                Extent::Turn => Scope::Turn(touched.to_vec()),
                 Extent::Changes => Scope::Changes,
-                Extent::Last => Scope::Whole,
-                _ => Scope::Turn(touched.to_vec()),
+                Extent::Last if !files.since.is_snapshot_due() => Scope::Whole,
+                Extent::Last | Extent::Snapshot => Scope::Snapshot,
             };
             let written =
                 self.replica.replicate(&resident.user, files.fence.0, seq, scope, &mut files.state).await;

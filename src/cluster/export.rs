@@ -74,7 +74,7 @@ impl Exporter {
         Ok(Self {
             ledger: start::etcd(&config.cluster).await?,
             keys: Keys::new(&config.cluster.prefix),
-            replica: start::replica(&config.cluster, data_dir, &TaskTracker::new())?,
+            replica: start::replica(config, data_dir, &TaskTracker::new())?,
         })
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Residents;
-use super::commit::{Extent, Files};
+use super::commit::{DueSnapshots, Extent, Files};
 use super::lately::Lately;
 use super::ledger::{Fence, Head, Stored, UserHash};
 use super::membership::{Host, HostWork, Membership};
@@ -43,6 +43,8 @@ pub(super) struct Resident {
     pub(super) waits_since: Mutex<Option<Instant>>,
     /// Whether a change in the background waits for its turn.
     pub(super) changes_wait: AtomicBool,
+    /// Whether a snapshot that is due waits for its place.
+    pub(super) snapshot_waits: AtomicBool,
     /// Whether the next node knows that it may lack the ends of turns that were sent before their objects.
     pub(super) is_announced: AtomicBool,
     /// Of this stay of the user: cancelled when the ownership is over and its children must end at once.
@@ -112,6 +114,7 @@ pub(super) struct House {
     pub(super) tasks: TaskTracker,
     pub(super) residents: OnceLock<Arc<dyn Residents>>,
     pub(super) lately: Mutex<Lately>,
+    pub(super) due_snapshots: DueSnapshots,
     /// Age of the oldest change that is not stored, in milliseconds, at the last look.
     pub(super) lag_millis: AtomicU64,
     membership: OnceLock<Membership>,
@@ -136,6 +139,7 @@ impl House {
             tasks,
             residents: OnceLock::new(),
             lately: Mutex::default(),
+            due_snapshots: DueSnapshots::default(),
             lag_millis: AtomicU64::new(0),
             membership: OnceLock::new(),
             failed_at: Mutex::default(),
@@ -172,6 +176,7 @@ impl House {
                 wanted: AtomicU64::new(0),
                 waits_since: Mutex::default(),
                 changes_wait: AtomicBool::new(false),
+                snapshot_waits: AtomicBool::new(false),
                 is_announced: AtomicBool::new(false),
                 lost: Mutex::default(),
                 is_too_large: AtomicBool::new(false),

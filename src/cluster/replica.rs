@@ -16,7 +16,7 @@ pub(crate) mod collect;
 pub(crate) mod delta;
 pub(crate) mod fetch;
 pub(crate) mod key;
-mod limits;
+pub(crate) mod limits;
 mod places;
 mod state;
 pub(crate) mod store;
@@ -61,6 +61,8 @@ pub(crate) struct ReplicaConfig {
     pub(crate) store: StoreConfig,
     /// OAuth credentials that the broker renews go to the store as well.
     pub(crate) credentials: bool,
+    /// Bytes that the files of a session may take, if they have a limit.
+    pub(crate) workspace_bytes: Option<u64>,
 }
 
 /// The replica of one data directory. Cheap to clone. Calls about one user must not overlap.
@@ -88,7 +90,7 @@ impl Replica {
         let store = Store::open(&config.store, tasks)?;
         let [turns, wholes, taking_over] =
             [TURNS_AT_ONCE, WHOLES_AT_ONCE, TAKEN_AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
-        let options = Options { credentials: config.credentials };
+        let options = Options { credentials: config.credentials, workspace_bytes: config.workspace_bytes };
         Ok(Self { store, data_dir: data_dir.to_owned(), options, turns, wholes, taking_over })
     }
 

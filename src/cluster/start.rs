@@ -45,7 +45,7 @@ impl Cluster {
         let failed = |error: Cause| StartError::Cluster(error);
         let cluster = &config.cluster;
         let ledger = etcd(cluster).await?;
-        let replica = replica(cluster, &config.data_dir, tasks)?;
+        let replica = replica(config, &config.data_dir, tasks)?;
         let data_dir = config.data_dir.clone();
         let recovered = blocking(move || {
             super::replica::recover(&data_dir)?;
@@ -126,13 +126,13 @@ pub(super) async fn etcd(cluster: &config::Cluster) -> Result<Etcd, StartError> 
 }
 
 /// The users' objects, whose files are in `data_dir`.
-pub(super) fn replica(
-    cluster: &config::Cluster,
-    data_dir: &Path,
-    tasks: &TaskTracker,
-) -> Result<Replica, StartError> {
-    let config = ReplicaConfig { store: StoreConfig::new(&cluster.store), credentials: cluster.credentials };
-    Replica::open(&config, data_dir, tasks.clone()).map_err(|error| StartError::Cluster(error.into()))
+pub(super) fn replica(config: &Config, data_dir: &Path, tasks: &TaskTracker) -> Result<Replica, StartError> {
+    let replica = ReplicaConfig {
+        store: StoreConfig::new(&config.cluster.store),
+        credentials: config.cluster.credentials,
+        workspace_bytes: config.limits.workspace_bytes,
+    };
+    Replica::open(&replica, data_dir, tasks.clone()).map_err(|error| StartError::Cluster(error.into()))
 }
 
 async fn password(path: &Path) -> Result<String, StartError> {

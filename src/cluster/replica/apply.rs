@@ -109,9 +109,9 @@ impl Apply {
     /// The stage cannot be read.
     pub(crate) fn user(&self) -> io::Result<Option<UserId>> {
         for session in self.stage.recorded()? {
-            let user = record::user_in(&self.stage.record(&session));
-            if let Some(user) = user.filter(|user| UserHash::of(user) == self.places.hash()) {
-                return Ok(Some(user));
+            let key = record::key_in(&self.stage.record(&session));
+            if let Some(key) = key.filter(|key| UserHash::of(key.user()) == self.places.hash()) {
+                return Ok(Some(key.user().clone()));
             }
         }
         Ok(None)

@@ -15,8 +15,8 @@ use std::time::SystemTime;
 
 use super::delta::{Area, Change, Entry, Writer};
 use super::limits::{
-    PART_BYTES, WORK_BYTES_PER_TURN, WORK_BYTES_WHOLE, WORK_FILES_KNOWN, WORK_FILES_PER_TURN,
-    WORK_READ_PER_TURN,
+    LENGTH_OF_BYTES, PART_BYTES, WORK_BYTES_PER_TURN, WORK_BYTES_WHOLE, WORK_FILES_KNOWN,
+    WORK_FILES_PER_TURN, WORK_READ_PER_TURN,
 };
 use super::places::{Place, UserPlaces};
 use super::state::{ChainSize, Changes, Known, UserState};
@@ -26,6 +26,8 @@ use reading::Reading;
 /// What goes into an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Scope {
+    /// Everything there is of a user of whom the store has nothing; of `work/` up to the limits of a turn.
+    First,
     /// What these sessions have changed, up to the limits of a turn.
     Turn(Vec<SessionHash>),
     /// What anything has changed, up to the same limits.
@@ -39,7 +41,12 @@ pub(crate) enum Scope {
 impl Scope {
     /// Whether it has the limits of a turn: then it is soon done, and holds nobody up.
     pub(crate) fn is_limited(&self) -> bool {
-        matches!(self, Self::Turn(_) | Self::Changes)
+        matches!(self, Self::First | Self::Turn(_) | Self::Changes)
+    }
+
+    /// Whether the object replaces those before.
+    pub(crate) fn is_snapshot(&self) -> bool {
+        matches!(self, Self::First | Self::Snapshot)
     }
 }
 
@@ -48,6 +55,16 @@ impl Scope {
 pub(crate) struct Options {
     /// OAuth credentials that the broker renews. Off: clients bring theirs again.
     pub(crate) credentials: bool,
+    /// Bytes that the files of a session may take, if they have a limit.
+    pub(crate) workspace_bytes: Option<u64>,
+}
+
+impl Options {
+    /// Bytes of one session's `work/` that are sent as a whole.
+    fn work_bytes(self) -> u64 {
+        self.workspace_bytes
+            .map_or(WORK_BYTES_WHOLE, |bytes| bytes.saturating_mul(LENGTH_OF_BYTES).min(WORK_BYTES_WHOLE))
+    }
 }
 
 /// What an object has, and what it has not.
@@ -83,8 +100,11 @@ struct Budget {
 impl Budget {
     const TURN: Self =
         Self { sent: WORK_BYTES_PER_TURN, read: WORK_READ_PER_TURN, files: WORK_FILES_PER_TURN };
+
     /// Of each session.
-    const WHOLE: Self = Self { sent: WORK_BYTES_WHOLE, read: u64::MAX, files: WORK_FILES_KNOWN };
+    fn whole(options: Options) -> Self {
+        Self { sent: options.work_bytes(), read: u64::MAX, files: WORK_FILES_KNOWN }
+    }
 }
 
 /// Something to be looked at closer.
@@ -100,6 +120,7 @@ enum Job {
 pub(crate) struct Collector {
     places: UserPlaces,
     scope: Scope,
+    options: Options,
     state: UserState,
     jobs: VecDeque<Job>,
     reading: Option<Reading>,
@@ -140,6 +161,7 @@ impl Collector {
         let mut collector = Self {
             places,
             scope,
+            options,
             state,
             jobs: VecDeque::new(),
             reading: None,
@@ -152,7 +174,7 @@ impl Collector {
             failed: None,
             least: ChainSize::default(),
         };
-        collector.failed = collector.look(options).err();
+        collector.failed = collector.look().err();
         if collector.scope == Scope::Snapshot {
             collector.least = collector.measure();
         }
@@ -160,17 +182,17 @@ impl Collector {
     }
 
     /// What the server has written itself must be readable: an object without it would be taken for all there is.
-    fn look(&mut self, options: Options) -> io::Result<()> {
+    fn look(&mut self) -> io::Result<()> {
         accessed()?;
         let sessions = self.places.sessions()?;
         self.forgotten(&sessions);
         for session in &sessions {
             let is_wanted = match &self.scope {
                 Scope::Turn(touched) => touched.contains(session) || !self.state.has_session(session),
-                Scope::Changes | Scope::Whole | Scope::Snapshot => true,
+                Scope::First | Scope::Changes | Scope::Whole | Scope::Snapshot => true,
             };
             if is_wanted {
-                self.look_at_record(session, options)?;
+                self.look_at_record(session)?;
                 self.look_at_work(session)?;
             }
         }
@@ -179,7 +201,7 @@ impl Collector {
 
     /// Sessions that the replica has and the user has no more.
     fn forgotten(&mut self, sessions: &[SessionHash]) {
-        if self.scope == Scope::Snapshot {
+        if self.scope.is_snapshot() {
             return;
         }
         let mut known: Vec<_> = self
@@ -202,7 +224,7 @@ impl Collector {
 
     /// What the replica has of a place. A snapshot takes nothing as known.
     fn known(&self, place: &Place) -> Option<Known> {
-        if self.scope == Scope::Snapshot { None } else { self.state.files.get(place).copied() }
+        if self.scope.is_snapshot() { None } else { self.state.files.get(place).copied() }
     }
 
     /// What a snapshot has at least, as far as it was looked at. Nothing is known of other objects before they are made.
@@ -219,7 +241,7 @@ impl Collector {
                 Job::Own(own) => own.bytes(),
                 Job::Work(work) => {
                     if of != Some(work.area()) {
-                        (of, left) = (Some(work.area()), WORK_BYTES_WHOLE);
+                        (of, left) = (Some(work.area()), self.options.work_bytes());
                     }
                     let fits = left >= work.bytes();
                     left -= if fits { work.bytes() } else { 0 };

@@ -35,6 +35,10 @@ pub(crate) const WORK_READ_PER_TURN: u64 = limit(256 << 20, 8 << 20);
 pub(crate) const WORK_FILES_PER_TURN: u64 = limit(10_000, 100);
 /// Bytes of `work/` of one session that are sent as a whole. More is not replicated.
 pub(crate) const WORK_BYTES_WHOLE: u64 = 4 << 30;
+/// A session may have as many bytes in its files as `limits.workspace_bytes` says, times this, and [`WORK_BYTES_WHOLE`] at most:
+/// that limit counts what files take, the store counts what they have. Those of a file system that compresses take less; a
+/// file with holes takes nothing and has what its child says.
+pub(crate) const LENGTH_OF_BYTES: u64 = 4;
 /// Files of one session's `work/` that are known, some 150 bytes of memory each. More are not replicated.
 pub(crate) const WORK_FILES_KNOWN: u64 = limit(50_000, 500);
 /// Directory entries that are looked at in one session: a child may create files without end.

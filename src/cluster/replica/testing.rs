@@ -16,6 +16,7 @@ use super::key::ObjectId;
 use super::places::UserPlaces;
 use super::state::UserState;
 use crate::model::ids::{SessionHash, SessionKey, UserId};
+use crate::support::hex;
 use crate::workspace::{DirectoryName, records_dir, sessions_dir};
 
 /// A node with its data directory.
@@ -71,7 +72,7 @@ impl Node {
         fs::write(self.places().list().join(hash.as_str()), "").unwrap();
         fs::write(record.join("directory"), name.as_str()).unwrap();
         let content = json!({
-            "version": 1, "user": "616c696365", "conversation": conversation, "turns": 1,
+            "version": 1, "user": hex::encode(self.user.as_bytes()), "conversation": conversation, "turns": 1,
             "work": root.join("work"), "home": root.join("home"),
             "bound": { "mcp": { "z": 1, "a": 0.1 }, "system_prompt": null },
         });
@@ -214,8 +215,8 @@ pub(crate) fn try_collect(
     options: Options,
     state: &mut UserState,
 ) -> io::Result<Object> {
-    let scope = if state.is_known() { scope } else { Scope::Snapshot };
-    let kind = if scope == Scope::Snapshot { Kind::Snapshot } else { Kind::Delta };
+    let scope = if state.is_known() || scope.is_snapshot() { scope } else { Scope::Snapshot };
+    let kind = if scope.is_snapshot() { Kind::Snapshot } else { Kind::Delta };
     let id = ObjectId { fence: 1, seq: 1 };
     let header = |kind, parts| Header { kind, user: node.places().hash(), id, parts };
     let mut collector = Collector::begin(node.places(), scope, options, std::mem::take(state));

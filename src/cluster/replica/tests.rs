@@ -33,7 +33,7 @@ struct Owner {
 
 impl Owner {
     fn new(node: Node, store: StoreConfig, fence: u64) -> Self {
-        let config = ReplicaConfig { store, credentials: false };
+        let config = ReplicaConfig { store, credentials: false, workspace_bytes: None };
         let replica = Replica::open(&config, node.path(), TaskTracker::new()).unwrap();
         let head = HeadView { fence, seq: 0, chain: Chain::default() };
         Self { node, replica, state: UserState::default(), fence, head }
@@ -202,6 +202,23 @@ async fn user_whom_no_node_takes_over_is_refused() {
     fs::File::create(&more).unwrap().set_len(CHAIN_BYTES).unwrap();
     let error = one.turn(Scope::Whole).await.unwrap_err();
     assert!(matches!(error, ReplicateError::TooMuch), "{error}");
+}
+
+#[tokio::test]
+async fn snapshots_hold_up_no_turn() {
+    let store = tempfile::tempdir().unwrap();
+    let (mut one, _) = two(store.path());
+    let all = one.replica.wholes.clone().acquire_many_owned(WHOLES_AT_ONCE as u32).await.unwrap();
+    one.touch("a", "one");
+    assert_eq!(one.turn(Scope::First).await.unwrap().kind, Kind::Snapshot);
+    assert_eq!(one.said("two").await.kind, Kind::Delta);
+    let snapshot = tokio::time::timeout(std::time::Duration::from_millis(50), one.turn(Scope::Snapshot));
+    assert!(snapshot.await.is_err(), "it does not wait");
+    drop(all);
+    assert_eq!(one.turn(Scope::Snapshot).await.unwrap().kind, Kind::Snapshot);
+    // Nor do they wait for turns.
+    let _turns = one.replica.turns.clone().acquire_many_owned(TURNS_AT_ONCE as u32).await.unwrap();
+    assert_eq!(one.turn(Scope::Snapshot).await.unwrap().kind, Kind::Snapshot);
 }
 
 #[tokio::test]

@@ -62,16 +62,27 @@ impl Replica {
         scope: Scope,
         state: &mut UserState,
     ) -> Result<ObjectInfo, ReplicateError> {
+        let id = ObjectId { fence, seq };
+        let scope = if state.is_known() || scope.is_snapshot() { scope } else { Scope::Snapshot };
+        let may_begin_again = !scope.is_snapshot();
+        match self.write_in_turn(user, id, scope, state).await {
+            Err(ReplicateError::TooMuch) if may_begin_again => {
+                self.write_in_turn(user, id, Scope::Snapshot, state).await
+            }
+            done => done,
+        }
+    }
+
+    async fn write_in_turn(
+        &self,
+        user: &UserId,
+        id: ObjectId,
+        scope: Scope,
+        state: &mut UserState,
+    ) -> Result<ObjectInfo, ReplicateError> {
         let at_once = if scope.is_limited() { &self.turns } else { &self.wholes };
         let _permit = at_once.acquire().await.map_err(io::Error::other)?;
-        let id = ObjectId { fence, seq };
-        if state.is_known() && scope != Scope::Snapshot {
-            match self.write(user, id, scope, state).await {
-                Err(ReplicateError::TooMuch) => {}
-                done => return done,
-            }
-        }
-        self.write(user, id, Scope::Snapshot, state).await
+        self.write(user, id, scope, state).await
     }
 
     async fn write(
@@ -82,7 +93,7 @@ impl Replica {
         state: &mut UserState,
     ) -> Result<ObjectInfo, ReplicateError> {
         let places = UserPlaces::of(&self.data_dir, user);
-        let kind = if scope == Scope::Snapshot { Kind::Snapshot } else { Kind::Delta };
+        let kind = if scope.is_snapshot() { Kind::Snapshot } else { Kind::Delta };
         let before = if kind == Kind::Snapshot { ChainSize::default() } else { state.size() };
         let header = Header { kind, user: places.hash(), id, parts: Vec::new() };
         let taken = std::mem::take(state);

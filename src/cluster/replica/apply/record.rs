@@ -10,13 +10,14 @@ use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::super::delta::Area;
+use super::super::key::UserHash;
 use super::super::places::{Place, UserPlaces};
 use super::super::state::{ContentHash, Known, Stamp, UserState, edge_of, head, tail};
 use super::place::{OTHERS, Stage, directory_in};
-use crate::model::ids::{SessionHash, UserId};
+use crate::model::ids::{SessionHash, SessionKey, UserId};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::hex;
-use crate::workspace::{MAX_RECORD_BYTES, open_to_read, read_own, remove_any, sessions_dir};
+use crate::workspace::{DirectoryName, MAX_RECORD_BYTES, open_to_read, read_own, remove_any, sessions_dir};
 
 /// Makes the stage fit this node. Gives what the replica has.
 pub(super) fn settle(places: &UserPlaces, stage: &Stage, state: UserState) -> io::Result<UserState> {
@@ -27,15 +28,20 @@ pub(super) fn settle(places: &UserPlaces, stage: &Stage, state: UserState) -> io
         let record = stage.record(&session);
         let is_listed = list.join(session.as_str()).is_file();
         let name = directory_in(&record).filter(|_| is_listed);
-        let Some(name) = name else {
-            // It has not begun, or was deleted while the object was made.
+        // Without a name it has not begun, or was deleted while the object was made.
+        let Some(mut name) = name.filter(|_| is_of_user(places, &record, &session)) else {
             remove_any(&record)?;
             remove_any(&stage.session(&session))?;
             continue;
         };
+        if is_anothers(places, &session, &name) {
+            name = DirectoryName::random();
+            let file = record.join("directory");
+            atomic_file::replace(&file, name.as_str().as_bytes(), Durability::Kernel)?;
+            files.remove(&Place::new(Area::Record(session.clone()), "directory"));
+        }
         DirBuilder::new().recursive(true).mode(0o700).create(stage.session(&session).join("work"))?;
-        let root = sessions_dir(places.data_dir()).join(name.as_str());
-        if set_paths(&record.join("session.json"), &root)? {
+        if set_paths(places, &record.join("session.json"), &name)? {
             // Sent once more, as this node has it.
             files.remove(&Place::new(Area::Record(session.clone()), "session.json"));
         }
@@ -57,8 +63,30 @@ pub(super) fn settle(places: &UserPlaces, stage: &Stage, state: UserState) -> io
     Ok(UserState::taken(files))
 }
 
-/// The paths of a session's directories, which the first release requires in a record. Whether the file has changed.
-fn set_paths(file: &Path, root: &Path) -> io::Result<bool> {
+/// Whether a session is one of this user. The store may have been written by others, and each session of a node has its place by
+/// its digest alone. One whose record is broken says nothing, and replaces nothing but the user's own.
+fn is_of_user(places: &UserPlaces, record: &Path, session: &SessionHash) -> bool {
+    let is_its = match key_in(record) {
+        Some(key) => key.hash() == *session && UserHash::of(key.user()) == places.hash(),
+        None => {
+            let here = places.record(session).symlink_metadata();
+            here.is_err() || places.list().join(session.as_str()).is_file()
+        }
+    };
+    if !is_its {
+        tracing::error!("a session in the store that is not its user's is left out");
+    }
+    is_its
+}
+
+/// Whether the directory of this name is here, and is not the one of this session.
+fn is_anothers(places: &UserPlaces, session: &SessionHash, name: &DirectoryName) -> bool {
+    let directory = sessions_dir(places.data_dir()).join(name.as_str());
+    directory.symlink_metadata().is_ok() && places.session(session) != Some(directory)
+}
+
+/// The name of a session's directory and its paths, which the first release requires in a record. Whether the file has changed.
+fn set_paths(places: &UserPlaces, file: &Path, directory: &DirectoryName) -> io::Result<bool> {
     let content = match read_own(file, MAX_RECORD_BYTES) {
         Err(error) if error.is_absent() => return Ok(false),
         content => content.map_err(io::Error::from)?,
@@ -67,12 +95,17 @@ fn set_paths(file: &Path, root: &Path) -> io::Result<bool> {
     let Ok(mut record) = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(&content) else {
         return Ok(false);
     };
+    let root = sessions_dir(places.data_dir()).join(directory.as_str());
+    let here = [
+        ("directory", to_raw_value(directory)?),
+        ("work", to_raw_value(&root.join("work"))?),
+        ("home", to_raw_value(&root.join("home"))?),
+    ];
     let mut is_changed = false;
-    for name in ["work", "home"] {
-        if let Some(path) = record.get_mut(name) {
-            let here = to_raw_value(&root.join(name))?;
-            is_changed |= path.get() != here.get();
-            *path = here;
+    for (name, here) in here {
+        if let Some(value) = record.get_mut(name) {
+            is_changed |= value.get() != here.get();
+            *value = here;
         }
     }
     if is_changed {
@@ -81,16 +114,18 @@ fn set_paths(file: &Path, root: &Path) -> io::Result<bool> {
     Ok(is_changed)
 }
 
-/// The user that a record names.
-pub(super) fn user_in(record: &Path) -> Option<UserId> {
+/// The session that a record names.
+pub(super) fn key_in(record: &Path) -> Option<SessionKey> {
     #[derive(Deserialize)]
     struct Named {
         /// In hexadecimal digits.
         user: String,
+        conversation: String,
     }
     let content = read_own(&record.join("session.json"), MAX_RECORD_BYTES).ok()?;
     let named: Named = serde_json::from_slice(&content).ok()?;
-    UserId::new(hex::decode(&named.user)?).ok()
+    let user = UserId::new(hex::decode(&named.user)?).ok()?;
+    SessionKey::new(user, &named.conversation).ok()
 }
 
 /// A journal as it is here.

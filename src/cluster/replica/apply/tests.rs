@@ -12,7 +12,8 @@ use proptest::prelude::*;
 use super::super::collect::Scope;
 use super::super::delta::{Area, Change, Decoded, Entry, Header, Kind, Meta, Writer};
 use super::super::key::ObjectId;
-use super::super::testing::{Node, Object, apply, bytes, chmod, collect};
+use super::super::places::UserPlaces;
+use super::super::testing::{Node, Object, Session, apply, bytes, chmod, collect};
 use super::*;
 use crate::model::ids::SessionHash;
 use crate::workspace::{records_dir, sessions_dir};
@@ -194,6 +195,48 @@ fn session_without_a_name_or_a_mark_is_left_out() {
     assert!(apply.finish().unwrap().len() <= 3);
     assert_eq!(node.places().sessions().unwrap(), Vec::<SessionHash>::new());
     assert_eq!(fs::read_dir(sessions_dir(node.path())).unwrap().count(), 0, "what they had here is gone too");
+}
+
+/// The store may be written by others than nodes, and other users of the node stay as they are.
+#[test]
+fn session_of_another_user_is_left_out() {
+    let (alice, bob) = (Node::new(), Node::of("bob"));
+    // Both are users of this node.
+    let places = UserPlaces::of(bob.path(), &alice.user);
+    let (own, victim) = (alice.session("a"), bob.session("b"));
+    fs::write(victim.work.join("file"), "bob's").unwrap();
+    let before = bob.tree();
+    let read = |session: &Session, name: &str| fs::read(session.record.join(name)).unwrap();
+    let name = read(&victim, "directory");
+    let take = |session: &SessionHash, record: &[u8]| {
+        let (area, list) = (Area::Record(session.clone()), format!("list/{session}"));
+        let object = object(&[
+            Entry { area: area.clone(), path: b"session.json", change: whole(record) },
+            Entry { area, path: b"directory", change: whole(&name) },
+            Entry { area: Area::Work(session.clone()), path: b"file", change: whole(b"alice's") },
+            Entry { area: Area::User, path: list.as_bytes(), change: whole(b"") },
+        ]);
+        let mut apply = Apply::begin(places.clone()).unwrap();
+        apply.object(&object).unwrap();
+        apply.finish().unwrap();
+        assert_eq!(bob.tree(), before);
+    };
+    // Under the victim's digest: the record of another session, that of the victim, one that cannot be read.
+    for record in [read(&own, "session.json"), read(&victim, "session.json"), b"broken".to_vec()] {
+        take(&victim.hash, &record);
+        assert_eq!(places.sessions().unwrap(), []);
+    }
+    // A session of the user, with the victim's directory.
+    let mut record: serde_json::Value = serde_json::from_slice(&read(&own, "session.json")).unwrap();
+    record["directory"] = str::from_utf8(&name).unwrap().into();
+    take(&own.hash, record.to_string().as_bytes());
+    let root = places.session(&own.hash).unwrap();
+    assert_ne!(root.join("work"), victim.work);
+    assert_eq!(fs::read_to_string(root.join("work/file")).unwrap(), "alice's");
+    let record = fs::read(places.record(&own.hash).join("session.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(record["directory"], root.file_name().unwrap().to_str().unwrap());
+    assert_eq!(record["work"], root.join("work").to_str().unwrap());
 }
 
 /// Kills a process at each of its steps. The node then has what it had, or all of the new; and the next start leaves

@@ -9,7 +9,7 @@ use super::super::limits::{EDGE_BYTES, OWN_FILE_BYTES};
 use super::super::places::{Place, names};
 use super::super::state::{ContentHash, Known, Stamp, edge_of, head, tail};
 use super::reading::{Form, Reading};
-use super::{Collector, Job, Options, Scope, accessed};
+use super::{Collector, Job, accessed};
 use crate::model::ids::SessionHash;
 use crate::support::atomic_file::is_temporary_name;
 use crate::workspace::beneath::ReadError;
@@ -35,12 +35,12 @@ impl Own {
 }
 
 impl Collector {
-    pub(super) fn look_at_record(&mut self, session: &SessionHash, options: Options) -> io::Result<()> {
+    pub(super) fn look_at_record(&mut self, session: &SessionHash) -> io::Result<()> {
         let directory = self.places.record(session);
         let area = Area::Record(session.clone());
         // The journal is last: it must not be behind the record.
         for name in ["directory", "session.json", "progress", "credentials.json", "journal"] {
-            if name != "credentials.json" || options.credentials {
+            if name != "credentials.json" || self.options.credentials {
                 self.look_at(Place::new(area.clone(), name), directory.join(name), name == "journal")?;
             }
         }
@@ -72,7 +72,7 @@ impl Collector {
 
     /// Files of a directory that the replica has and that are no more there.
     fn gone_from(&mut self, directory: &str, found: &[String]) {
-        if self.scope == Scope::Snapshot {
+        if self.scope.is_snapshot() {
             return;
         }
         let begin = format!("{directory}/");

@@ -233,7 +233,8 @@ fn credentials_go_only_if_wanted() {
     fs::write(session.record.join("credentials.json"), "secret").unwrap();
     let without = collect(&node, Scope::Snapshot, &mut state);
     assert!(!without.entries().iter().any(|it| it.contains("credentials")));
-    let with = collect_with(&node, Scope::Whole, Options { credentials: true }, &mut state);
+    let with =
+        collect_with(&node, Scope::Whole, Options { credentials: true, ..Options::default() }, &mut state);
     assert_eq!(with.entries(), ["Whole credentials.json"]);
 }
 
@@ -365,6 +366,46 @@ fn turn_is_limited_and_the_rest_goes_later() {
     assert_eq!(&entries[..3], ["Removed 3", "Removed 4", "Whole large"]);
     assert!(entries.len() > 4 && entries[3..].iter().all(|it| it == "Append large"));
     assert!(object.pieces.len() > 1, "in parts");
+}
+
+#[test]
+fn first_object_has_the_limits_of_a_turn() {
+    let (node, mut state) = (Node::new(), UserState::default());
+    let session = node.session("a");
+    fs::write(session.work.join("small"), "small").unwrap();
+    // It takes nothing on the disk, and as long as its length says to be sent.
+    File::create(session.work.join("large")).unwrap().set_len(WORK_BYTES_PER_TURN + 1).unwrap();
+    let first = collect(&node, Scope::First, &mut state);
+    assert_eq!((first.kind, first.summary.later_files, first.summary.left_out), (Kind::Snapshot, 1, 0));
+    assert_eq!(first.summary.later_bytes, WORK_BYTES_PER_TURN + 1);
+    let rest = collect(&node, Scope::Whole, &mut state);
+    assert_eq!(
+        (rest.kind, rest.summary.files, rest.summary.bytes),
+        (Kind::Delta, 1, WORK_BYTES_PER_TURN + 1)
+    );
+    let next = Node::new();
+    apply(&next, &[first, rest]).unwrap();
+    assert_eq!(next.tree(), node.tree());
+}
+
+/// Its bytes are counted where they are sent: a limit of what files take does not count them.
+#[test]
+fn files_with_holes_are_limited_by_their_length() {
+    let (node, options) = (Node::new(), Options { workspace_bytes: Some(1 << 20), ..Options::default() });
+    let session = node.session("a");
+    for (name, bytes) in [("large", 4 << 20), ("small", 1 << 20)] {
+        File::create(session.work.join(name)).unwrap().set_len(bytes).unwrap();
+    }
+    for scope in [Scope::Snapshot, Scope::Whole] {
+        let mut state = UserState::default();
+        let sent = collect_with(&node, scope, options, &mut state);
+        let entries = sent.entries();
+        assert!(entries.contains(&"Whole small".to_owned()), "{entries:?}");
+        assert!(!entries.iter().any(|entry| entry.ends_with("large")), "{entries:?}");
+        assert_eq!(sent.summary.left_out, 1);
+    }
+    let all = collect(&node, Scope::Snapshot, &mut UserState::default());
+    assert_eq!(all.summary.left_out, 0);
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl Collector {
     fn renew_budget(&mut self, area: &Area) {
         let Area::Work(session) = area else { return };
         if !self.scope.is_limited() && self.budget_of.as_ref() != Some(session) {
-            self.budget = Budget::WHOLE;
+            self.budget = Budget::whole(self.options);
             self.budget_of = Some(session.clone());
         }
     }

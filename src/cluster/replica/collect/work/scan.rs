@@ -12,7 +12,7 @@ use super::super::super::delta::{Area, Change, is_valid_path};
 use super::super::super::limits::{MAX_DEPTH, MAX_PATH_BYTES, WORK_ENTRIES, WORK_FILES_KNOWN};
 use super::super::super::places::Place;
 use super::super::super::state::{ContentHash, Known};
-use super::super::{Collector, Job, Scope, accessed};
+use super::super::{Collector, Job, accessed};
 use super::{Found, Work, is_own, mode, stamp};
 use crate::model::ids::SessionHash;
 use crate::support::atomic_file::is_temporary_name;
@@ -71,7 +71,7 @@ impl Collector {
 
     /// What the replica has and the directory has no more: the topmost paths stand for what is below them.
     fn gone_from_work(&mut self, area: &Area, seen: &HashSet<Vec<u8>>, unseen: &[Vec<u8>]) {
-        if self.scope == Scope::Snapshot {
+        if self.scope.is_snapshot() {
             return;
         }
         let mut gone: Vec<Place> = Vec::new();
