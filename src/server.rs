@@ -55,7 +55,7 @@ pub use auth::{exposure, keys};
 use cluster::{ClusterSide, Peers};
 use exporter::Exporter;
 use net::capacity;
-use net::connection::{Acceptor, Closing, ConnectionHandler, CurrentRouter};
+use net::connection::{Acceptor, Closing, ConnectionHandler, CurrentRouter, HeadLimits};
 use reload::Reloading;
 pub use serve_error::ServeError;
 use turns::asynchronous::AsyncTurns;
@@ -168,6 +168,7 @@ impl Server {
             router: router.clone(),
             overloaded: overloaded.clone(),
             header_timeout: limits.header_timeout,
+            head: HeadLimits::OF_CLIENT,
             write_timeout: limits.write_timeout,
             closing: closing.clone(),
             #[cfg(feature = "cluster")]
@@ -190,7 +191,8 @@ impl Server {
             let tls = peers.tls.acceptor();
             let policy = AuthPolicy { keys: None, peers: Some(peers), ..policy.clone() };
             let router = CurrentRouter::new(router::peers(app.clone(), policy));
-            accept(listener.0, ConnectionHandler { tls, ..handler(&router) }, most);
+            let handler = ConnectionHandler { tls, head: HeadLimits::OF_NODE, ..handler(&router) };
+            accept(listener.0, handler, most);
             app.put_away_users_who_leave();
         }
         let attaching = Attaching {

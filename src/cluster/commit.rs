@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Cluster;
@@ -29,17 +28,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// Snapshots that are due which are made at the same time, so that some of what the replica does as a whole is left for users who
 /// leave.
-const SNAPSHOTS_AT_ONCE: usize = WHOLES_AT_ONCE - 1;
-
-/// Places of snapshots that are due.
-#[derive(Debug)]
-pub(super) struct DueSnapshots(Semaphore);
-
-impl Default for DueSnapshots {
-    fn default() -> Self {
-        Self(Semaphore::new(SNAPSHOTS_AT_ONCE))
-    }
-}
+pub(super) const SNAPSHOTS_AT_ONCE: usize = WHOLES_AT_ONCE - 1;
 
 /// What the store has of a user.
 pub(super) struct Files {
@@ -74,7 +63,7 @@ pub(super) enum Extent {
 }
 
 impl Extent {
-    /// Whether somebody may wait for it who has not the time for everything.
+    /// Whether it has the limits of a turn: a caller may wait for it.
     fn is_limited(self) -> bool {
         matches!(self, Self::Turn | Self::Changes)
     }
@@ -108,7 +97,10 @@ impl Cluster {
             return;
         }
         let house = self.house.clone();
-        self.house.tasks.spawn(async move { house.commit(&resident, Extent::Changes).await.ok() });
+        self.house.tasks.spawn(async move {
+            house.commit(&resident, Extent::Changes).await.ok();
+            house.dismiss(resident);
+        });
     }
 
     /// The error of a turn that could not be stored.
@@ -150,11 +142,12 @@ impl House {
         let (house, of) = (self.clone(), resident.clone());
         self.tasks.spawn(async move {
             // Before the files are locked, which the user's turns wait for.
-            let permit = house.due_snapshots.0.acquire().await;
+            let permit = house.due_snapshots.acquire().await;
             of.snapshot_waits.store(false, Ordering::Release);
             if permit.is_ok() {
                 house.store(&of, Extent::Snapshot, 0).await.ok();
             }
+            house.dismiss(of);
         });
     }
 

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Residents;
-use super::commit::{DueSnapshots, Extent, Files};
+use super::commit::{Extent, Files, SNAPSHOTS_AT_ONCE};
 use super::lately::Lately;
 use super::ledger::{Fence, Head, Stored, UserHash};
 use super::membership::{Host, HostWork, Membership};
@@ -114,7 +115,8 @@ pub(super) struct House {
     pub(super) tasks: TaskTracker,
     pub(super) residents: OnceLock<Arc<dyn Residents>>,
     pub(super) lately: Mutex<Lately>,
-    pub(super) due_snapshots: DueSnapshots,
+    /// Places of snapshots that are due.
+    pub(super) due_snapshots: Semaphore,
     /// Age of the oldest change that is not stored, in milliseconds, at the last look.
     pub(super) lag_millis: AtomicU64,
     membership: OnceLock<Membership>,
@@ -139,7 +141,7 @@ impl House {
             tasks,
             residents: OnceLock::new(),
             lately: Mutex::default(),
-            due_snapshots: DueSnapshots::default(),
+            due_snapshots: Semaphore::new(SNAPSHOTS_AT_ONCE),
             lag_millis: AtomicU64::new(0),
             membership: OnceLock::new(),
             failed_at: Mutex::default(),
@@ -184,6 +186,13 @@ impl House {
             })
         };
         self.users.entry(hash).or_insert_with(new).clone()
+    }
+
+    /// Gives back a place that was kept while the user may have left.
+    pub(super) fn dismiss(&self, resident: Arc<Resident>) {
+        let hash = resident.hash;
+        drop(resident);
+        self.dismiss_unless_here(hash);
     }
 
     /// Removes the place of a user who has not come and is not expected.

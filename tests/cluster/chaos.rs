@@ -1,10 +1,11 @@
-//! Chaos: fifty users talk to all nodes, while nodes, etcd and the object storage fail by a schedule that is a function of its
+//! Chaos: fifty users of the simulated CLI talk to all nodes, while nodes, etcd and the object storage fail by a schedule that is a function of its
 //! seed, which is always printed. The object storage is a bucket with an even seed, and a directory with an odd one. For root
 //! each node has a disk of its own that may be full; a killed node loses it.
 //!
 //! ```sh
 //! PILOTLIGHT_CHAOS_SEED=1234 cargo test --test cluster chaos        # this seed
 //! PILOTLIGHT_CHAOS_MINUTES=20 cargo test --test cluster chaos       # for that time
+//! PILOTLIGHT_CHAOS_REAL=1 cargo test --test cluster chaos           # with six users of the real CLI
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,19 +17,24 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::asker::{End, now};
+use crate::common::api::Api;
 use crate::common::installed;
 use crate::common::s3::{Fault as Answer, S3};
 use crate::etcd::Etcd;
 use crate::history;
 use crate::nodes::{Around, Nodes, SIM};
 use crate::observer::Observer;
+use crate::real;
 use crate::talk::{Talk, quantile, spread};
 
 const USERS: usize = 50;
+/// With the real CLI, of which each child has a hundred megabytes.
+const REAL_USERS: usize = 6;
 const NODES: usize = 3;
 const MEMBERS: usize = 3;
-/// Each node's disk.
+/// Each node's disk; with the real CLI.
 const DISK: &str = "64m";
+const REAL_DISK: &str = "512m";
 /// In an ordinary run.
 const LASTS: Duration = Duration::from_secs(120);
 /// How soon everybody is answered when nothing fails any more.
@@ -230,14 +236,23 @@ async fn chaos_loses_nothing() {
     let Some(etcd) = Etcd::start(MEMBERS).await else { return };
     let bucket = if seed.is_multiple_of(2) { Some(S3::start().await) } else { None };
     let has_disks = rustix::process::geteuid().is_root();
+    let api =
+        if std::env::var_os("PILOTLIGHT_CHAOS_REAL").is_some() { Some(Api::start().await) } else { None };
+    let (users, disk, config) = match &api {
+        Some(api) => match real::config(api) {
+            Some(config) => (REAL_USERS, REAL_DISK, config),
+            None => return,
+        },
+        None => (USERS, DISK, SIM.to_owned()),
+    };
     let around = Around {
         is_linked: true,
         bucket: bucket.as_ref().map(S3::endpoint),
-        disk: has_disks.then_some(DISK),
+        disk: has_disks.then_some(disk),
         ..Around::default()
     };
-    let cluster = Nodes::around(around, etcd, NODES, SIM).await;
-    let names: Vec<_> = (0..USERS).map(|number| format!("chaotic-{number}")).collect();
+    let cluster = Nodes::around(around, etcd, NODES, &config).await;
+    let names: Vec<_> = (0..users).map(|number| format!("chaotic-{number}")).collect();
     let observer = Observer::start(&cluster, names.iter().map(|name| (name.as_str(), "default")));
     let (sites, end) = (Arc::new(RwLock::new(cluster.sites())), Arc::new(AtomicBool::new(false)));
     let mut talks = JoinSet::new();
@@ -288,5 +303,5 @@ async fn chaos_loses_nothing() {
         "seed {seed}: {faults:?}; {good} turns acknowledged and recalled, {heads} heads, errors {codes:?}; outages of users: {}",
         spread(&mut outages)
     ));
-    assert!(good > USERS && quantile(&mut outages, 0.5) < CALM_WITHIN);
+    assert!(good > users && quantile(&mut outages, 0.5) < CALM_WITHIN);
 }

@@ -90,6 +90,11 @@ async fn stream_is_the_same_through_any_node() {
     let (owner, one, other) = caller.nodes().await;
     assert_eq!(caller.turns(owner, "ok").await, 4.0, "one turn for each key");
     assert_eq!(caller.turns(one, "ok").await + caller.turns(other, "ok").await, 0.0);
+    // As many headers as a server takes, with those of the client itself: the nodes' own are not counted.
+    let most =
+        (0..58).fold(caller.turn(one, "word"), |request, at| request.header(format!("x-own-{at}"), "1"));
+    let answer = Answer::of(most).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

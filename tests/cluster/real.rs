@@ -11,10 +11,9 @@ use crate::nodes::Nodes;
 /// How soon the conversation goes on.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(5);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_conversation_goes_on_on_another_node() {
-    let Some(cli) = installed::cli(installed::NEWEST) else { return };
-    let api = Api::start().await;
+/// Configuration of nodes with the real CLI; `None` if it is not installed.
+pub fn config(api: &Api) -> Option<String> {
+    let cli = installed::cli(installed::NEWEST)?;
     let environment = [
         ("ANTHROPIC_BASE_URL", api.url()),
         ("ANTHROPIC_API_KEY", "dummy"),
@@ -23,9 +22,15 @@ async fn real_conversation_goes_on_on_another_node() {
         ("DISABLE_TELEMETRY", "1"),
     ];
     let entries = environment.map(|(name, value)| format!("env.{name} = {value:?}")).join("\n");
-    let config = format!(
+    Some(format!(
         "[cli]\nprogram = {cli:?}\nenv_pass = [\"PATH\"]\n{entries}\n[permissions]\npolicy = \"allow\"\n"
-    );
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_conversation_goes_on_on_another_node() {
+    let api = Api::start().await;
+    let Some(config) = config(&api) else { return };
     let Some(mut cluster) = Nodes::start(2, &config).await else { return };
     let (alice, sites) = (Asker::new("alice", "default"), cluster.sites());
     for word in ["amber", "[[tool:Bash {\"command\":\"echo basil > made\"}]]cedar"] {

@@ -35,6 +35,11 @@ const MAX_HEADERS: usize = 64;
 /// Maximum size of a request's head, and of one read of its body; the last read may exceed it by the same amount. Fits
 /// a few long cookies.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// What a node may add to the headers of a client: caller, signature, digest, ids.
+#[cfg(feature = "cluster")]
+const NODE_HEADERS: usize = 16;
+#[cfg(feature = "cluster")]
+const NODE_HEAD_BYTES: usize = 16 << 10;
 /// Maximum connections that wait for a slot or are being refused. Further ones wait in the kernel's backlog.
 const MAX_REFUSALS: usize = 64;
 /// Maximum time to receive the request of a refused connection.
@@ -89,6 +94,21 @@ impl CurrentRouter {
     }
 }
 
+/// Limits on the heads of requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadLimits {
+    lines: usize,
+    bytes: usize,
+}
+
+impl HeadLimits {
+    pub(crate) const OF_CLIENT: Self = Self { lines: MAX_HEADERS, bytes: MAX_HEAD_BYTES };
+    /// A request that a node passes on.
+    #[cfg(feature = "cluster")]
+    pub(crate) const OF_NODE: Self =
+        Self { lines: MAX_HEADERS + NODE_HEADERS, bytes: MAX_HEAD_BYTES + NODE_HEAD_BYTES };
+}
+
 #[derive(Clone)]
 pub(crate) struct ConnectionHandler {
     pub(crate) router: CurrentRouter,
@@ -96,6 +116,7 @@ pub(crate) struct ConnectionHandler {
     pub(crate) overloaded: Router,
     /// Maximum time to receive the headers of a request; also the keep-alive timeout of an idle connection.
     pub(crate) header_timeout: Duration,
+    pub(crate) head: HeadLimits,
     /// Maximum time without progress of a write. Such a client is gone, whatever its TCP stack reports.
     pub(crate) write_timeout: Duration,
     pub(crate) closing: Closing,
@@ -208,8 +229,8 @@ impl ConnectionHandler {
             let in_use = serving.serve();
             async move { Ok::<_, Infallible>(answering.await?.map(|body| TrackedBody::new(body, in_use))) }
         });
-        let mut connection =
-            std::pin::pin!(builder(self.header_timeout).serve_connection(TokioIo::new(stream), service));
+        let builder = builder(self.header_timeout, self.head);
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let closing = self.closing;
         let ended = loop {
             tokio::select! {
@@ -245,7 +266,8 @@ impl ConnectionHandler {
 
     async fn refuse(self, stream: IdleTimeoutIo<TcpStream>) {
         let service = TowerToHyperService::new(self.overloaded);
-        let connection = builder(REFUSAL_TIMEOUT).serve_connection(TokioIo::new(stream), service);
+        let builder = builder(REFUSAL_TIMEOUT, self.head);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::select! {
             ended = connection => log(ended),
             () = self.closing.gracefully.cancelled() => {}
@@ -253,13 +275,13 @@ impl ConnectionHandler {
     }
 }
 
-fn builder(header_timeout: Duration) -> http1::Builder {
+fn builder(header_timeout: Duration, head: HeadLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD_BYTES);
+        .max_headers(head.lines)
+        .max_buf_size(head.bytes);
     builder
 }
 
@@ -284,6 +306,7 @@ mod tests {
             router: CurrentRouter::new(Router::new().route("/", get(async || "answered"))),
             overloaded: Router::new(),
             header_timeout: Duration::from_secs(20),
+            head: HeadLimits::OF_CLIENT,
             write_timeout: Duration::from_secs(20),
             closing: Closing { gracefully: CancellationToken::new(), now: CancellationToken::new() },
             #[cfg(feature = "cluster")]
