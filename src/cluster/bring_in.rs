@@ -117,9 +117,9 @@ impl Cluster {
     async fn store_first(&self, user: &UserId) -> Brought {
         let hash = UserHash::of(user);
         let Some(resident) = self.house.resident(hash) else { return Brought::Later };
-        // A change that is being stored has it in it.
-        drop(resident.files.lock().await);
-        if self.membership.stored(hash).is_some_and(|stored| stored.head.is_some()) {
+        // A change that is being stored has it in it, up to the limits of a turn.
+        let is_partial = resident.files.lock().await.as_ref().is_some_and(|files| files.is_partial);
+        if !is_partial && self.membership.stored(hash).is_some_and(|stored| stored.head.is_some()) {
             return Brought::Done;
         }
         match self.house.commit(&resident, Extent::Snapshot).await {

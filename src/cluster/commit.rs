@@ -13,7 +13,6 @@ use super::ownership::CommitEnd;
 use super::replica::chain::Since;
 use super::replica::collect::Scope;
 use super::replica::delta::Kind;
-use super::replica::limits::WHOLES_AT_ONCE;
 use super::replica::{ReplicateError, UserState};
 use crate::config::Replication;
 use crate::error::TurnError;
@@ -26,9 +25,8 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 /// Pause after a store or a ledger that does not answer.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Snapshots that are due which are made at the same time, so that some of what the replica does as a whole is left for users who
-/// leave.
-pub(super) const SNAPSHOTS_AT_ONCE: usize = WHOLES_AT_ONCE - 1;
+/// Least time between a snapshot that failed and the next one in the background.
+const SNAPSHOT_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// What the store has of a user.
 pub(super) struct Files {
@@ -39,13 +37,31 @@ pub(super) struct Files {
     pub(super) stored_to: u64,
     /// If it is not known what the store has: the next change sends everything.
     pub(super) is_unknown: bool,
+    /// The first object was beyond the limits of a turn, and nothing was sent as a whole since.
+    pub(super) is_partial: bool,
+    /// When a snapshot in the background has failed.
+    pub(super) snapshot_failed: Option<Instant>,
 }
 
 impl Files {
     /// Of a user of whom the store has nothing.
     pub(super) fn new(fence: Fence) -> Self {
         let (state, since) = (UserState::default(), Since::default());
-        Self { fence, state, since, stored_to: 0, is_unknown: false }
+        Self {
+            fence,
+            state,
+            since,
+            stored_to: 0,
+            is_unknown: false,
+            is_partial: false,
+            snapshot_failed: None,
+        }
+    }
+
+    /// Whether a snapshot is to be made in the background.
+    fn wants_snapshot(&self) -> bool {
+        (self.is_partial || self.since.is_snapshot_due())
+            && self.snapshot_failed.is_none_or(|failed| failed.elapsed() >= SNAPSHOT_AGAIN_AFTER)
     }
 }
 
@@ -58,6 +74,8 @@ pub(super) enum Extent {
     Changes,
     /// Everything as it is now.
     Snapshot,
+    /// The same in the background, and once: nothing is missing without it.
+    Due,
     /// All changes, before the user leaves this node.
     Last,
 }
@@ -97,10 +115,7 @@ impl Cluster {
             return;
         }
         let house = self.house.clone();
-        self.house.tasks.spawn(async move {
-            house.commit(&resident, Extent::Changes).await.ok();
-            house.dismiss(resident);
-        });
+        self.house.tasks.spawn(async move { house.commit(&resident, Extent::Changes).await.ok() });
     }
 
     /// The error of a turn that could not be stored.
@@ -121,7 +136,11 @@ impl House {
         extent: Extent,
     ) -> Result<(), TurnError> {
         let (house, of, wanted) = (self.clone(), resident.clone(), resident.wants());
-        let storing = self.tasks.spawn(async move { house.store(&of, extent, wanted).await });
+        let storing = self.tasks.spawn(async move {
+            let stored = house.store(&of, extent, wanted).await;
+            house.dismiss(of);
+            stored
+        });
         // Who leaves has time.
         let limit = if extent == Extent::Last { GIVE_UP_AFTER } else { self.config.commit_timeout };
         match timeout(limit, storing).await {
@@ -134,7 +153,8 @@ impl House {
         }
     }
 
-    /// Has a snapshot made in the background: what holds it up holds up no turn of another user.
+    /// Has a snapshot made in the background: what holds it up holds up no turn of another user. The user's own wait while it is
+    /// made.
     fn snapshot_later(self: &Arc<Self>, resident: &Arc<Resident>) {
         if resident.snapshot_waits.swap(true, Ordering::AcqRel) {
             return;
@@ -142,10 +162,10 @@ impl House {
         let (house, of) = (self.clone(), resident.clone());
         self.tasks.spawn(async move {
             // Before the files are locked, which the user's turns wait for.
-            let permit = house.due_snapshots.acquire().await;
+            let place = house.replica.snapshots.clone().acquire_owned().await;
             of.snapshot_waits.store(false, Ordering::Release);
-            if permit.is_ok() {
-                house.store(&of, Extent::Snapshot, 0).await.ok();
+            if place.is_ok() {
+                house.store(&of, Extent::Due, 0).await.ok();
             }
             house.dismiss(of);
         });
@@ -157,10 +177,14 @@ impl House {
         extent: Extent,
         wanted: u64,
     ) -> Result<(), TurnError> {
-        let mut files = resident.files.lock().await;
-        let Some(files) = files.as_mut() else { return Err(TurnError::Moved) };
+        let mut present = resident.files.lock().await;
+        let Some(files) = present.as_mut() else { return Err(TurnError::Moved) };
         // A change that came later has taken this one along.
         if extent == Extent::Turn && files.stored_to >= wanted {
+            return Ok(());
+        }
+        // Another one was made meanwhile.
+        if extent == Extent::Due && !files.wants_snapshot() {
             return Ok(());
         }
         let began = Instant::now();
@@ -168,22 +192,31 @@ impl House {
         let up_to = resident.wanted.load(Ordering::Acquire);
         let touched = resident.take_touched();
         let result = self.store_all(resident, files, extent, &touched, began).await;
-        self.count(match &result {
-            Ok(()) => CommitResult::Done,
-            Err(TurnError::Moved) => CommitResult::Fenced,
-            Err(_) => CommitResult::Failed,
-        });
-        if result.is_ok() {
-            self.metrics.commit.record(began.elapsed().as_secs_f64());
-            files.stored_to = up_to;
-            resident.is_too_large.store(false, Ordering::Release);
-            let mut waits = resident.waits_since.lock_unpoisoned();
-            *waits = (resident.wanted.load(Ordering::Acquire) > up_to).then(Instant::now);
-            if extent.is_limited() && files.since.is_snapshot_due() {
-                self.snapshot_later(resident);
-            }
-        } else {
+        if extent != Extent::Due {
+            self.count(match &result {
+                Ok(()) => CommitResult::Done,
+                Err(TurnError::Moved) => CommitResult::Fenced,
+                Err(_) => CommitResult::Failed,
+            });
+        }
+        if result.is_err() {
             touched.iter().for_each(|session| resident.touch(session));
+            files.snapshot_failed = (extent == Extent::Due).then(Instant::now).or(files.snapshot_failed);
+            return result;
+        }
+        if extent != Extent::Due {
+            self.metrics.commit.record(began.elapsed().as_secs_f64());
+        }
+        files.stored_to = up_to;
+        let mut waits = resident.waits_since.lock_unpoisoned();
+        *waits = (resident.wanted.load(Ordering::Acquire) > up_to).then(Instant::now);
+        drop(waits);
+        if extent.is_limited() && files.wants_snapshot() {
+            self.snapshot_later(resident);
+        }
+        if extent == Extent::Last {
+            // They are removed now: a change that waits would take their absence for a deletion.
+            *present = None;
         }
         result
     }
@@ -212,25 +245,32 @@ impl House {
             let Some(stored) = membership.stored(resident.hash) else { return Err(TurnError::Moved) };
             let seq = stored.seq() + 1;
             let scope = match extent {
-                _ if is_full => Scope::Snapshot,
+                Extent::Due => Scope::Due,
+                _ if is_full || files.since.is_snapshot_overdue() => Scope::Snapshot,
                 Extent::Turn | Extent::Changes if stored.head.is_none() => Scope::First,
                 Extent::Turn => Scope::Turn(touched.to_vec()),
                 Extent::Changes => Scope::Changes,
                 Extent::Last if !files.since.is_snapshot_due() => Scope::Whole,
                 Extent::Last | Extent::Snapshot => Scope::Snapshot,
             };
+            let is_first = scope == Scope::First;
             let written =
                 self.replica.replicate(&resident.user, files.fence.0, seq, scope, &mut files.state).await;
             let info = match written {
                 Ok(info) => info,
                 Err(error @ ReplicateError::TooMuch) => {
-                    resident.is_too_large.store(true, Ordering::Release);
-                    tracing::error!(user = ?resident.hash, %error, "changes of a user are stored on this node alone");
+                    // With a snapshot in the background each turn would log it.
+                    if !resident.is_too_large.swap(true, Ordering::AcqRel) {
+                        tracing::error!(user = ?resident.hash, %error, "changes of a user are stored on this node alone");
+                    }
                     return Err(TurnError::Internal("a user has too much data to be stored"));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a change of a user was not stored yet");
                     *self.failed_at.lock_unpoisoned() = Some(Instant::now());
+                    if extent == Extent::Due {
+                        break;
+                    }
                     sleep(PAUSE).await;
                     continue;
                 }
@@ -251,7 +291,15 @@ impl House {
             head.released = extent == Extent::Last;
             match membership.commit(resident.hash, files.fence, head.clone()).await {
                 CommitEnd::Done => {
-                    if before.is_none() || files.is_unknown {
+                    let (was_known, was_partial) = (before.is_some() && !files.is_unknown, files.is_partial);
+                    if is_first {
+                        files.is_partial = info.summary.later_files > 0 || !info.is_current;
+                    } else if info.kind == Kind::Snapshot {
+                        files.is_partial = false;
+                        resident.is_too_large.store(false, Ordering::Release);
+                    }
+                    // Not before the store has all of it: files here that are not marked are never replaced, only set aside.
+                    if (!was_known || was_partial) && !files.is_partial {
                         super::start::set_stale(&self.data_dir, resident.hash, true).await;
                     }
                     files.is_unknown = false;
@@ -263,6 +311,7 @@ impl House {
                     is_full = true;
                     continue;
                 }
+                CommitEnd::Busy | CommitEnd::Behind(_) if extent == Extent::Due => break,
                 CommitEnd::Busy | CommitEnd::Behind(_) => {
                     sleep(PAUSE).await;
                     continue;

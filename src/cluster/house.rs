@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Residents;
-use super::commit::{Extent, Files, SNAPSHOTS_AT_ONCE};
+use super::commit::{Extent, Files};
 use super::lately::Lately;
 use super::ledger::{Fence, Head, Stored, UserHash};
 use super::membership::{Host, HostWork, Membership};
@@ -115,8 +114,6 @@ pub(super) struct House {
     pub(super) tasks: TaskTracker,
     pub(super) residents: OnceLock<Arc<dyn Residents>>,
     pub(super) lately: Mutex<Lately>,
-    /// Places of snapshots that are due.
-    pub(super) due_snapshots: Semaphore,
     /// Age of the oldest change that is not stored, in milliseconds, at the last look.
     pub(super) lag_millis: AtomicU64,
     membership: OnceLock<Membership>,
@@ -141,7 +138,6 @@ impl House {
             tasks,
             residents: OnceLock::new(),
             lately: Mutex::default(),
-            due_snapshots: Semaphore::new(SNAPSHOTS_AT_ONCE),
             lag_millis: AtomicU64::new(0),
             membership: OnceLock::new(),
             failed_at: Mutex::default(),

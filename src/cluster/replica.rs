@@ -16,7 +16,7 @@ pub(crate) mod collect;
 pub(crate) mod delta;
 pub(crate) mod fetch;
 pub(crate) mod key;
-pub(crate) mod limits;
+mod limits;
 mod places;
 mod state;
 pub(crate) mod store;
@@ -40,7 +40,7 @@ use chain::{Chain, HeadView};
 use collect::Options;
 use fetch::{Fetch, Loss};
 use key::{Key, UserHash};
-use limits::{DELETED_AT_ONCE, TAKEN_AT_ONCE, TURNS_AT_ONCE, WHOLES_AT_ONCE};
+use limits::{DELETED_AT_ONCE, SNAPSHOTS_AT_ONCE, TAKEN_AT_ONCE, TURNS_AT_ONCE, WHOLES_AT_ONCE};
 use places::UserPlaces;
 pub(crate) use state::UserState;
 use store::{OpenError, Store, StoreConfig, StoreError};
@@ -74,6 +74,8 @@ pub(crate) struct Replica {
     /// Each holds some parts of an object in memory.
     turns: Arc<Semaphore>,
     wholes: Arc<Semaphore>,
+    /// Places of [`collect::Scope::Due`]. Taken before anything that turns wait for.
+    pub(crate) snapshots: Arc<Semaphore>,
     taking_over: Arc<Semaphore>,
 }
 
@@ -88,10 +90,11 @@ impl Replica {
         tasks: TaskTracker,
     ) -> Result<Self, OpenError> {
         let store = Store::open(&config.store, tasks)?;
-        let [turns, wholes, taking_over] =
-            [TURNS_AT_ONCE, WHOLES_AT_ONCE, TAKEN_AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
+        let [turns, wholes, snapshots, taking_over] =
+            [TURNS_AT_ONCE, WHOLES_AT_ONCE, SNAPSHOTS_AT_ONCE, TAKEN_AT_ONCE]
+                .map(|most| Arc::new(Semaphore::new(most)));
         let options = Options { credentials: config.credentials, workspace_bytes: config.workspace_bytes };
-        Ok(Self { store, data_dir: data_dir.to_owned(), options, turns, wholes, taking_over })
+        Ok(Self { store, data_dir: data_dir.to_owned(), options, turns, wholes, snapshots, taking_over })
     }
 
     /// Moves what this node has of a user out of the way, where nothing else has it. Returns the directory, if there was any.

@@ -125,14 +125,16 @@ impl Cluster {
         }
         if is_new {
             let metrics = &self.house.metrics;
-            metrics.claims.increment(match &claimed {
+            match &claimed {
                 Ok(Claimed::Here(_)) => {
                     metrics.claim.record(began.elapsed().as_secs_f64());
-                    ClaimResult::Won
+                    metrics.claims.increment(ClaimResult::Won);
                 }
-                Ok(Claimed::Elsewhere(_)) => ClaimResult::Owned,
-                Err(_) => ClaimResult::Failed,
-            });
+                Ok(Claimed::Elsewhere(_)) => metrics.claims.increment(ClaimResult::Owned),
+                // Another node gets the user.
+                Err(Refusal::Draining | Refusal::Full) => {}
+                Err(_) => metrics.claims.increment(ClaimResult::Failed),
+            }
         }
         claimed.map(|claimed| (claimed, request))
     }

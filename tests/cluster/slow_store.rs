@@ -11,6 +11,7 @@ use crate::common::{SOON, eventually, eventually_some, installed};
 use crate::etcd::Etcd;
 use crate::history;
 use crate::nodes::{Around, Nodes, SIM};
+use crate::observer::Observer;
 
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a turn takes beside the wait, on a busy machine.
@@ -135,5 +136,44 @@ async fn early_end_of_a_turn_waits_for_no_bucket() {
         panic!("no answer")
     };
     assert!(["first-word", "early-word"].iter().all(|word| text.contains(word)), "{text}");
+    history::check(&cluster).await;
+}
+
+/// A snapshot becomes due with the last change but one: it must not look at the files while they are removed here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn user_who_leaves_with_a_snapshot_due_loses_nothing() {
+    const LARGE: usize = 9 << 20;
+    let bucket = S3::start().await;
+    let Some(mut cluster) = on(&bucket, "async").await else { return };
+    let observer = Observer::start(&cluster, [("alice", "default")]);
+    let (alice, sites) = (Asker::new("alice", "default"), cluster.sites());
+    assert!(alice.ask(&sites[0], "first-word").await.is_good());
+    let owner = cluster.owner(0, "alice").await;
+    let mark = cluster.nodes[owner].place().id().to_owned();
+    let file = |site: &str, name: &str| format!("{site}/v1/workspace/files/{name}?session=default");
+    let web = reqwest::Client::builder().no_proxy().build().unwrap();
+
+    puts(&bucket, |_| Fault::Held);
+    for name in ["one", "two"] {
+        let put = web.put(file(&sites[owner], name)).header("x-pilotlight-user", "alice");
+        assert!(put.body(vec![b'x'; LARGE]).send().await.unwrap().status().is_success());
+        eventually("the first file is on its way", SOON, || bucket.held() == 1).await;
+    }
+    let mut leaving = cluster.nodes.remove(owner);
+    tokio::join!(leaving.stop(), async {
+        eventually("the child has ended", SOON, || observer.alive(&mark) == 0).await;
+        // The last change waits behind the files. Nothing shows it.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        puts(&bucket, |_| Fault::None);
+        bucket.let_go();
+    });
+
+    let other = &sites[1 - owner];
+    let recalled = alice.ask(other, "[[recall]]").await;
+    assert!(recalled.text().contains("first-word"), "{recalled:?}");
+    for name in ["one", "two"] {
+        let found = web.get(file(other, name)).header("x-pilotlight-user", "alice").send().await.unwrap();
+        assert_eq!(found.bytes().await.unwrap().len(), LARGE);
+    }
     history::check(&cluster).await;
 }

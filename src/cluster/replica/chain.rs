@@ -89,6 +89,8 @@ const FEW_DELTAS: u64 = 64;
 const WORTH: u64 = 4;
 /// Deltas from which one is due whatever it costs: each is a request when another node takes over.
 const MOST_DELTAS: u64 = 512;
+/// Deltas from which nothing else is stored but a snapshot: a chain has [`MAX_OBJECTS`] at most.
+const OVERDUE: u64 = 2048;
 /// Bytes of deltas from which one is due if it has fewer.
 const MANY_BYTES: u64 = 16 << 20;
 
@@ -101,7 +103,12 @@ impl Since {
         }
     }
 
-    /// Whether the next object should be a snapshot.
+    /// Whether the next object must be a snapshot.
+    pub(crate) fn is_snapshot_overdue(self) -> bool {
+        self.deltas >= OVERDUE
+    }
+
+    /// Whether an object soon should be a snapshot.
     pub(crate) fn is_snapshot_due(self) -> bool {
         let is_worth = self.snapshot <= self.bytes.saturating_mul(WORTH);
         self.deltas >= MOST_DELTAS
@@ -165,6 +172,8 @@ mod tests {
                 && !since(511, 511 << 13, 1 << 30)
                 && since(512, 512 << 13, 1 << 30)
         );
+        assert!(!Since { deltas: 2047, ..Since::default() }.is_snapshot_overdue());
+        assert!(Since { deltas: 2048, ..Since::default() }.is_snapshot_overdue());
         // Large turns.
         assert!(since(2, 16 << 20, 8 << 20) && !since(2, 16 << 20, 17 << 20) && since(2, 17 << 20, 17 << 20));
         let after = Since::default().with(Kind::Snapshot, 7).with(Kind::Delta, 2).with(Kind::Delta, 3);

@@ -36,6 +36,8 @@ pub(crate) enum Scope {
     Whole,
     /// Everything there is.
     Snapshot,
+    /// The same, where the caller has a place among the snapshots that are due.
+    Due,
 }
 
 impl Scope {
@@ -46,7 +48,7 @@ impl Scope {
 
     /// Whether the object replaces those before.
     pub(crate) fn is_snapshot(&self) -> bool {
-        matches!(self, Self::First | Self::Snapshot)
+        matches!(self, Self::First | Self::Snapshot | Self::Due)
     }
 }
 
@@ -175,7 +177,7 @@ impl Collector {
             least: ChainSize::default(),
         };
         collector.failed = collector.look().err();
-        if collector.scope == Scope::Snapshot {
+        if matches!(collector.scope, Scope::Snapshot | Scope::Due) {
             collector.least = collector.measure();
         }
         collector
@@ -189,7 +191,7 @@ impl Collector {
         for session in &sessions {
             let is_wanted = match &self.scope {
                 Scope::Turn(touched) => touched.contains(session) || !self.state.has_session(session),
-                Scope::First | Scope::Changes | Scope::Whole | Scope::Snapshot => true,
+                Scope::First | Scope::Changes | Scope::Whole | Scope::Snapshot | Scope::Due => true,
             };
             if is_wanted {
                 self.look_at_record(session)?;

@@ -63,8 +63,10 @@ pub(crate) const PARTS_AHEAD: usize = 3;
 
 /// Turns that are replicated at a time; further ones wait. Each has up to two parts of an object in memory.
 pub(crate) const TURNS_AT_ONCE: usize = 16;
-/// Snapshots, and users who leave.
+/// Snapshots that are waited for, and users who leave.
 pub(crate) const WHOLES_AT_ONCE: usize = 4;
+/// Snapshots in the background.
+pub(crate) const SNAPSHOTS_AT_ONCE: usize = 2;
 /// Users who come. Each has the objects in memory that are fetched ahead.
 pub(crate) const TAKEN_AT_ONCE: usize = 16;
 

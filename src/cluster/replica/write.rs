@@ -80,8 +80,15 @@ impl Replica {
         scope: Scope,
         state: &mut UserState,
     ) -> Result<ObjectInfo, ReplicateError> {
-        let at_once = if scope.is_limited() { &self.turns } else { &self.wholes };
-        let _permit = at_once.acquire().await.map_err(io::Error::other)?;
+        let at_once = match scope {
+            Scope::Due => None,
+            _ if scope.is_limited() => Some(&self.turns),
+            _ => Some(&self.wholes),
+        };
+        let _permit = match at_once {
+            Some(at_once) => Some(at_once.acquire().await.map_err(io::Error::other)?),
+            None => None,
+        };
         self.write(user, id, scope, state).await
     }
 

@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -44,6 +45,8 @@ const NODE_HEAD_BYTES: usize = 16 << 10;
 const MAX_REFUSALS: usize = 64;
 /// Maximum time to receive the request of a refused connection.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections that wait to be accepted: what the runtime asks of the kernel.
+const BACKLOG: usize = 1024;
 /// Pause after a failed accept: without file descriptors the next one fails too, and retrying at once wastes CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Time after its connection in which a client sends its first request. A server that closes waits for it.
@@ -130,7 +133,7 @@ impl Acceptor {
         let slots = ConnectionSlots::new(self.most);
         let admissions = Arc::new(Semaphore::new(MAX_REFUSALS));
         self.handler.closing.clone().or(self.accept_all(&slots, &admissions)).await;
-        self.accept_waiting(&slots, &admissions);
+        self.accept_waiting(&slots, &admissions).await;
     }
 
     async fn accept_all(&self, slots: &Arc<ConnectionSlots>, admissions: &Arc<Semaphore>) {
@@ -151,18 +154,22 @@ impl Acceptor {
             }
         }
     }
-}
 
-impl Acceptor {
     /// Accepts what was connected before the listener closes: its clients would see a reset, and not know what became of their
     /// requests.
-    fn accept_waiting(self, slots: &Arc<ConnectionSlots>, admissions: &Arc<Semaphore>) {
-        while let Ok(admission) = admissions.clone().try_acquire_owned() {
+    async fn accept_waiting(self, slots: &Arc<ConnectionSlots>, admissions: &Arc<Semaphore>) {
+        for _ in 0..BACKLOG {
+            let Ok(admission) = admissions.clone().acquire_owned().await else { return };
             // Does not wait: listeners of the runtime never do.
-            let accepted = accept_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC);
-            let Ok(stream) = accepted.map(std::net::TcpStream::from) else { return };
-            if let Ok(stream) = TcpStream::from_std(stream) {
-                self.admit(stream, slots, admission);
+            match accept_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok(stream) => {
+                    if let Ok(stream) = TcpStream::from_std(stream.into()) {
+                        self.admit(stream, slots, admission);
+                    }
+                }
+                Err(Errno::AGAIN) => return,
+                // One that was given up, or is not to be had: the next may be.
+                Err(_) => {}
             }
         }
     }
@@ -312,7 +319,7 @@ mod tests {
             #[cfg(feature = "cluster")]
             tls: None,
         };
-        Acceptor { listener, handler, most: 100, tasks: TaskTracker::new() }
+        Acceptor { listener, handler, most: 1000, tasks: TaskTracker::new() }
     }
 
     fn ask(mut client: Client) -> String {
@@ -327,7 +334,7 @@ mod tests {
     async fn connections_made_before_the_close_are_answered() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let clients: Vec<_> = (0..20).map(|_| Client::connect(address).unwrap()).collect();
+        let clients: Vec<_> = (0..2 * MAX_REFUSALS).map(|_| Client::connect(address).unwrap()).collect();
         let acceptor = acceptor(listener);
         let tasks = acceptor.tasks.clone();
         acceptor.handler.closing.gracefully.cancel();

@@ -80,11 +80,10 @@ impl Stream {
                     }
                 }
             }
-            let at = self.at;
             let frame = tokio::select! {
                 frame = timeout_at(end, self.body.frame()) => frame,
-                // A request has failed at this endpoint: it may be cut off, of which a silent connection says nothing.
-                _ = self.preferred.wait_for(|preferred| *preferred != at) => return Err(LedgerError::Silent),
+                // A request has failed at an endpoint. This one may be cut off, of which a silent connection says nothing.
+                () = another(&mut self.preferred, self.at) => return Err(LedgerError::Silent),
             };
             match frame {
                 Err(_) => return Err(LedgerError::Silent),
@@ -96,6 +95,13 @@ impl Stream {
                 }
             }
         }
+    }
+}
+
+/// Waits until another endpoint is preferred, if only for a moment.
+async fn another(preferred: &mut Receiver<usize>, at: usize) {
+    if *preferred.borrow() == at && preferred.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
