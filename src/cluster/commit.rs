@@ -33,8 +33,6 @@ pub(super) struct Files {
     pub(super) fence: Fence,
     pub(super) state: UserState,
     pub(super) since: Since,
-    /// Number of the last change that is stored ([`Resident::wanted`]).
-    pub(super) stored_to: u64,
     /// If it is not known what the store has: the next change sends everything.
     pub(super) is_unknown: bool,
     /// The first object was beyond the limits of a turn, and nothing was sent as a whole since.
@@ -47,21 +45,14 @@ impl Files {
     /// Of a user of whom the store has nothing.
     pub(super) fn new(fence: Fence) -> Self {
         let (state, since) = (UserState::default(), Since::default());
-        Self {
-            fence,
-            state,
-            since,
-            stored_to: 0,
-            is_unknown: false,
-            is_partial: false,
-            snapshot_failed: None,
-        }
+        Self { fence, state, since, is_unknown: false, is_partial: false, snapshot_failed: None }
     }
 
     /// Whether a snapshot is to be made in the background.
-    fn wants_snapshot(&self) -> bool {
-        (self.is_partial || self.since.is_snapshot_due())
-            && self.snapshot_failed.is_none_or(|failed| failed.elapsed() >= SNAPSHOT_AGAIN_AFTER)
+    fn wants_snapshot(&self, resident: &Resident) -> bool {
+        let is_wanted =
+            self.is_partial || self.since.is_snapshot_due() || resident.is_too_large.load(Ordering::Acquire);
+        is_wanted && self.snapshot_failed.is_none_or(|failed| failed.elapsed() >= SNAPSHOT_AGAIN_AFTER)
     }
 }
 
@@ -115,7 +106,10 @@ impl Cluster {
             return;
         }
         let house = self.house.clone();
-        self.house.tasks.spawn(async move { house.commit(&resident, Extent::Changes).await.ok() });
+        self.house.tasks.spawn(async move {
+            house.commit(&resident, Extent::Changes).await.ok();
+            house.dismiss(resident);
+        });
     }
 
     /// The error of a turn that could not be stored.
@@ -138,6 +132,7 @@ impl House {
         let (house, of, wanted) = (self.clone(), resident.clone(), resident.wants());
         let storing = self.tasks.spawn(async move {
             let stored = house.store(&of, extent, wanted).await;
+            // Its caller may be gone.
             house.dismiss(of);
             stored
         });
@@ -159,14 +154,18 @@ impl House {
         if resident.snapshot_waits.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (house, of) = (self.clone(), resident.clone());
+        let (house, of, stay) = (self.clone(), resident.clone(), resident.stay());
         self.tasks.spawn(async move {
-            // Before the files are locked, which the user's turns wait for.
-            let place = house.replica.snapshots.clone().acquire_owned().await;
+            let making = async {
+                // Before the files are locked, which the user's turns wait for.
+                let place = house.replica.snapshots.clone().acquire_owned().await;
+                if place.is_ok() {
+                    house.store(&of, Extent::Due, 0).await.ok();
+                }
+            };
+            // Dropped in the middle, the next object is a snapshot.
+            stay.run_until_cancelled(making).await;
             of.snapshot_waits.store(false, Ordering::Release);
-            if place.is_ok() {
-                house.store(&of, Extent::Due, 0).await.ok();
-            }
             house.dismiss(of);
         });
     }
@@ -178,17 +177,22 @@ impl House {
         wanted: u64,
     ) -> Result<(), TurnError> {
         let mut present = resident.files.lock().await;
-        let Some(files) = present.as_mut() else { return Err(TurnError::Moved) };
+        if extent == Extent::Changes {
+            resident.changes_wait.store(false, Ordering::Release);
+        }
         // A change that came later has taken this one along.
-        if extent == Extent::Turn && files.stored_to >= wanted {
+        if extent == Extent::Turn && resident.stored_to.load(Ordering::Acquire) >= wanted {
             return Ok(());
         }
+        let Some(files) = present.as_mut() else {
+            *resident.waits_since.lock_unpoisoned() = None;
+            return Err(TurnError::Moved);
+        };
         // Another one was made meanwhile.
-        if extent == Extent::Due && !files.wants_snapshot() {
+        if extent == Extent::Due && !files.wants_snapshot(resident) {
             return Ok(());
         }
         let began = Instant::now();
-        resident.changes_wait.store(false, Ordering::Release);
         let up_to = resident.wanted.load(Ordering::Acquire);
         let touched = resident.take_touched();
         let result = self.store_all(resident, files, extent, &touched, began).await;
@@ -207,11 +211,11 @@ impl House {
         if extent != Extent::Due {
             self.metrics.commit.record(began.elapsed().as_secs_f64());
         }
-        files.stored_to = up_to;
+        resident.stored_to.store(up_to, Ordering::Release);
         let mut waits = resident.waits_since.lock_unpoisoned();
         *waits = (resident.wanted.load(Ordering::Acquire) > up_to).then(Instant::now);
         drop(waits);
-        if extent.is_limited() && files.wants_snapshot() {
+        if extent.is_limited() && files.wants_snapshot(resident) {
             self.snapshot_later(resident);
         }
         if extent == Extent::Last {
@@ -244,6 +248,10 @@ impl House {
         while began.elapsed() < GIVE_UP_AFTER {
             let Some(stored) = membership.stored(resident.hash) else { return Err(TurnError::Moved) };
             let seq = stored.seq() + 1;
+            if let (Extent::Last, Some(head)) = (extent, &stored.head) {
+                // For the case that this node gets the user back before another one, without what follows.
+                super::start::set_unstored(&self.data_dir, resident.hash, (head.fence.0, head.seq)).await;
+            }
             let scope = match extent {
                 Extent::Due => Scope::Due,
                 _ if is_full || files.since.is_snapshot_overdue() => Scope::Snapshot,
@@ -267,10 +275,10 @@ impl House {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a change of a user was not stored yet");
-                    *self.failed_at.lock_unpoisoned() = Some(Instant::now());
                     if extent == Extent::Due {
                         break;
                     }
+                    *self.failed_at.lock_unpoisoned() = Some(Instant::now());
                     sleep(PAUSE).await;
                     continue;
                 }
@@ -291,15 +299,18 @@ impl House {
             head.released = extent == Extent::Last;
             match membership.commit(resident.hash, files.fence, head.clone()).await {
                 CommitEnd::Done => {
-                    let (was_known, was_partial) = (before.is_some() && !files.is_unknown, files.is_partial);
-                    if is_first {
-                        files.is_partial = info.summary.later_files > 0 || !info.is_current;
-                    } else if info.kind == Kind::Snapshot {
-                        files.is_partial = false;
-                        resident.is_too_large.store(false, Ordering::Release);
+                    let was_known = before.is_some() && !files.is_unknown && !files.is_partial;
+                    if info.kind == Kind::Snapshot {
+                        files.is_partial = !info.is_current || (is_first && info.summary.later_files > 0);
+                        if !files.is_partial {
+                            resident.is_too_large.store(false, Ordering::Release);
+                        }
                     }
-                    // Not before the store has all of it: files here that are not marked are never replaced, only set aside.
-                    if (!was_known || was_partial) && !files.is_partial {
+                    let at = (head.fence.0, head.seq);
+                    if files.is_partial {
+                        // There is more here than in the store.
+                        super::start::set_unstored(&self.data_dir, resident.hash, at).await;
+                    } else if !was_known && extent != Extent::Last {
                         super::start::set_stale(&self.data_dir, resident.hash, true).await;
                     }
                     files.is_unknown = false;

@@ -41,6 +41,8 @@ pub(super) struct Resident {
     /// Number of the last change that is to be stored, and since when one waits.
     pub(super) wanted: AtomicU64,
     pub(super) waits_since: Mutex<Option<Instant>>,
+    /// Number of the last change that is stored.
+    pub(super) stored_to: AtomicU64,
     /// Whether a change in the background waits for its turn.
     pub(super) changes_wait: AtomicBool,
     /// Whether a snapshot that is due waits for its place.
@@ -49,6 +51,8 @@ pub(super) struct Resident {
     pub(super) is_announced: AtomicBool,
     /// Of this stay of the user: cancelled when the ownership is over and its children must end at once.
     lost: Mutex<CancellationToken>,
+    /// Of this stay as well: cancelled when the user begins to leave.
+    stay: Mutex<CancellationToken>,
     /// What has changed is here alone: no node would take it over.
     pub(super) is_too_large: AtomicBool,
     /// `None` until the user's files are here. Held while a change is stored: one after the other.
@@ -72,6 +76,16 @@ impl Resident {
     /// Cancelled when the children of the user must end at once.
     pub(super) fn lost(&self) -> CancellationToken {
         self.lost.lock_unpoisoned().clone()
+    }
+
+    /// Cancelled when the user begins to leave, or is lost.
+    pub(super) fn stay(&self) -> CancellationToken {
+        self.stay.lock_unpoisoned().clone()
+    }
+
+    /// The user leaves. One who comes back begins a new stay.
+    fn end_stay(&self) {
+        std::mem::take(&mut *self.stay.lock_unpoisoned()).cancel();
     }
 
     /// Sessions that have changed since the last call.
@@ -173,10 +187,12 @@ impl House {
                 touched: Mutex::default(),
                 wanted: AtomicU64::new(0),
                 waits_since: Mutex::default(),
+                stored_to: AtomicU64::new(0),
                 changes_wait: AtomicBool::new(false),
                 snapshot_waits: AtomicBool::new(false),
                 is_announced: AtomicBool::new(false),
                 lost: Mutex::default(),
+                stay: Mutex::default(),
                 is_too_large: AtomicBool::new(false),
                 files: tokio::sync::Mutex::default(),
             })
@@ -320,10 +336,7 @@ impl House {
             // A stranger's name is no reason to keep anything.
             return self.leave(resident);
         }
-        if let Some(head) = head {
-            // For the case that this node gets the user back before another one.
-            super::start::set_unstored(&self.data_dir, hash, (head.fence.0, head.seq)).await;
-        }
+        resident.end_stay();
         let stored = self.commit(&resident, Extent::Last).await;
         if let Err(error) = stored {
             tracing::warn!(%error, "the last changes of a user who leaves this node were not stored");
@@ -346,6 +359,7 @@ impl House {
         };
         self.metrics.lost_users.increment(1);
         resident.lost().cancel();
+        resident.end_stay();
         self.lately.lock_unpoisoned().users_lost.note(SystemTime::now());
         tracing::error!("this node has lost a user to the cluster: its children are ended");
         residents.end(&resident.user).await;
