@@ -3,8 +3,8 @@
 use super::*;
 use crate::common::bench;
 
-/// How long after the kill of a server fifty shims look for their trees, beside other tests on two processors. Alone they need a
-/// tenth of it.
+/// How long after the kill of a server fifty shims look for their trees, beside other tests on two processors. Alone they need
+/// less than one.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Turns at the instant of eviction are all served.
