@@ -249,7 +249,7 @@ impl House {
             let Some(stored) = membership.stored(resident.hash) else { return Err(TurnError::Moved) };
             let seq = stored.seq() + 1;
             if let (Extent::Last, Some(head)) = (extent, &stored.head) {
-                // For the case that this node gets the user back before another one, without what follows.
+                // The change before may have moved the head since it was noted.
                 super::start::set_unstored(&self.data_dir, resident.hash, (head.fence.0, head.seq)).await;
             }
             let scope = match extent {

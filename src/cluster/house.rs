@@ -337,6 +337,11 @@ impl House {
             return self.leave(resident);
         }
         resident.end_stay();
+        if let Some(head) = head {
+            // For the case that this node gets the user back before another one. Noted once more with the last change, which may
+            // wait for one that the store does not take.
+            super::start::set_unstored(&self.data_dir, hash, (head.fence.0, head.seq)).await;
+        }
         let stored = self.commit(&resident, Extent::Last).await;
         if let Err(error) = stored {
             tracing::warn!(%error, "the last changes of a user who leaves this node were not stored");

@@ -242,7 +242,9 @@ fn find_zombies(seen: &mut Seen, table: &HashMap<i32, Line>, host: i32, now: Ins
     for id in zombies {
         let since = *seen.zombies.entry(id).or_insert(now);
         if now - since > REAPED_WITHIN {
-            seen.violations.push(format!("a zombie that nobody reaps: {}", id.pid));
+            let line = table.values().find(|line| line.id == id);
+            let parent = line.and_then(|line| table.get(&line.parent)).map(|parent| describe(parent.id));
+            seen.violations.push(format!("a zombie that nobody reaps: {} of {parent:?}", id.pid));
             seen.zombies.insert(id, now + Duration::from_secs(3600));
         }
     }
