@@ -22,9 +22,8 @@ const SESSIONS: usize = 100;
 /// A start on a busy machine with two processors takes up to a tenth of a second.
 const CONFIG: &str = "[limits]\nqueue_deadline = \"120s\"\nqueue = 1024\n[session]\nidle_timeout = \"10m\"\n";
 const NAMESPACES: [&str; 6] = ["pid", "mnt", "net", "user", "ipc", "uts"];
-/// How long after SIGKILL of everything a part of it may be seen: the kernel takes down hundreds of processes and namespaces beside
-/// other tests.
-const GONE_WITHIN: Duration = Duration::from_secs(10);
+/// How long after SIGKILL of everything a part of it may be seen.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the sessions of a server have of the host.
 struct Holdings {

@@ -3,10 +3,6 @@
 use super::*;
 use crate::common::bench;
 
-/// How long after the kill of a server fifty shims look for their trees, beside other tests on two processors. Alone they need
-/// less than one.
-const GONE_WITHIN: Duration = Duration::from_secs(5);
-
 /// Turns at the instant of eviction are all served.
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_42_turns_racing_eviction_are_served() {
@@ -67,7 +63,8 @@ async fn fault_43_killed_server_leaves_no_process() {
     let family = eventually_some("all are at work", Duration::from_secs(60), all_there).await;
     let began = Instant::now();
     program.process().kill();
-    let gone = crate::common::place::wait_until(GONE_WITHIN, || family.iter().all(|it| !it.is_alive()));
+    let gone =
+        crate::common::place::wait_until(Duration::from_secs(1), || family.iter().all(|it| !it.is_alive()));
     let left: Vec<_> = family.iter().filter(|it| it.is_alive()).map(|it| it.describe()).collect();
     assert!(gone, "left after {:?}: {left:#?}", began.elapsed());
     assert_eq!(program.code().await, None);
