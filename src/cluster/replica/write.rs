@@ -65,15 +65,15 @@ impl Replica {
         let id = ObjectId { fence, seq };
         let scope = if state.is_known() || scope.is_snapshot() { scope } else { Scope::Snapshot };
         let may_begin_again = !scope.is_snapshot();
-        match self.write_in_turn(user, id, scope, state).await {
+        match self.write(user, id, scope, state).await {
             Err(ReplicateError::TooMuch) if may_begin_again => {
-                self.write_in_turn(user, id, Scope::Snapshot, state).await
+                self.write(user, id, Scope::Snapshot, state).await
             }
             done => done,
         }
     }
 
-    async fn write_in_turn(
+    async fn write(
         &self,
         user: &UserId,
         id: ObjectId,
@@ -89,16 +89,6 @@ impl Replica {
             Some(at_once) => Some(at_once.acquire().await.map_err(io::Error::other)?),
             None => None,
         };
-        self.write(user, id, scope, state).await
-    }
-
-    async fn write(
-        &self,
-        user: &UserId,
-        id: ObjectId,
-        scope: Scope,
-        state: &mut UserState,
-    ) -> Result<ObjectInfo, ReplicateError> {
         let places = UserPlaces::of(&self.data_dir, user);
         let kind = if scope.is_snapshot() { Kind::Snapshot } else { Kind::Delta };
         let before = if kind == Kind::Snapshot { ChainSize::default() } else { state.size() };
