@@ -15,6 +15,7 @@
 //! | `bring_in` | users of a single node's data directory come into the cluster |
 //! | `export` | all users of a cluster as the data directory of a single node |
 //! | `commit` | one change of a user on its way to the store and the ledger |
+//! | `mark` | whether files of a user that are here are newer than those of the cluster |
 //! | `lately` | what went wrong on this node, and which nodes were there |
 //! | `status` | the cluster as this node sees it |
 
@@ -27,6 +28,7 @@ mod formats;
 mod house;
 mod lately;
 pub(crate) mod ledger;
+mod mark;
 pub(crate) mod membership;
 pub(crate) mod ownership;
 pub(crate) mod placement;
@@ -73,8 +75,8 @@ pub(crate) trait Residents: Send + Sync {
     /// Ends everything of a user at once, and puts the user away: what memory has goes to the files, and nothing of it is left.
     /// Returns when no child is left.
     fn end<'a>(&'a self, user: &'a UserId) -> Later<'a, ()>;
-    /// Removes the files of a user who was put away.
-    fn forget<'a>(&'a self, user: &'a UserId) -> Later<'a, ()>;
+    /// Removes the files of a user who was put away. Whether all are gone.
+    fn forget<'a>(&'a self, user: &'a UserId) -> Later<'a, bool>;
     /// The user with this short digest, if something here names it.
     fn named<'a>(&'a self, digest: &'a str) -> Later<'a, Option<UserId>>;
     /// Whether there is nothing of a user here.
@@ -89,7 +91,7 @@ pub(crate) struct Cluster {
     membership: Membership,
     fence: Arc<Fence>,
     is_leaving: Arc<AtomicBool>,
-    /// Users of the data directory who are not in the cluster yet.
+    /// Users of the data directory whom the cluster may not have as a whole yet.
     coming: AtomicUsize,
 }
 

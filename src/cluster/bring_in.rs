@@ -2,7 +2,8 @@
 //! nodes know it.
 //!
 //! The node does it by itself, at each start: nothing is to be remembered by an operator, and an interrupted one is
-//! continued. What came from the cluster or went there has a mark (`start::is_stale`), so that usually nothing is found.
+//! continued. What came from the cluster or went there has a mark ([`mark`](super::mark)), so that usually nothing is found. Users
+//! of whom the store lacks something are brought in as well: the latest of their files are here alone.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,7 +16,7 @@ use futures_util::stream;
 use tokio::time::sleep;
 
 use super::Cluster;
-use super::commit::Extent;
+use super::commit::{Extent, Files};
 use super::ledger::UserHash;
 use super::route::{Route, Unowned};
 use crate::model::ids::UserId;
@@ -33,20 +34,20 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// What became of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Brought {
-    /// The store has it, or the user began on another node meanwhile: its files here stay until it comes.
+    /// The store has it, or another node has the user, or it has too much: its files here stay until it comes.
     Done,
     Later,
 }
 
 impl Cluster {
-    /// Users of the data directory who are not in the cluster yet.
+    /// Users of the data directory whom the cluster may not have as a whole yet.
     pub(crate) fn coming(&self) -> usize {
         self.coming.load(Ordering::Acquire)
     }
 
     /// Brings all users in. Ends when nobody is left.
     pub(super) async fn bring_in(self: Arc<Self>) {
-        // Those that are done and have no mark.
+        // Those that are done, whatever their mark.
         let mut settled = HashSet::new();
         let mut pause = FIRST_PAUSE;
         loop {
@@ -103,7 +104,7 @@ impl Cluster {
             // Kept here while the grant is.
             Ok(Route::Here(_grant)) => self.store_first(&user).await,
             Ok(Route::Node(_)) => {
-                tracing::error!(user = ?hash, "a user of this data directory has begun on another node");
+                tracing::warn!(user = ?hash, "another node has a user of whom this data directory has files");
                 Brought::Done
             }
             Err(error) => {
@@ -118,12 +119,14 @@ impl Cluster {
         let hash = UserHash::of(user);
         let Some(resident) = self.house.resident(hash) else { return Brought::Later };
         // A change that is being stored has it in it, up to the limits of a turn.
-        let is_partial = resident.files.lock().await.as_ref().is_some_and(|files| files.is_partial);
-        if !is_partial && self.membership.stored(hash).is_some_and(|stored| stored.head.is_some()) {
+        let is_missing = resident.files.lock().await.as_ref().is_some_and(Files::are_missing);
+        if !is_missing && self.membership.stored(hash).is_some_and(|stored| stored.head.is_some()) {
             return Brought::Done;
         }
         match self.house.commit(&resident, Extent::Snapshot).await {
             Ok(()) => Brought::Done,
+            // Tried again with the user's turns, once there may be less.
+            Err(_) if resident.is_too_large.load(Ordering::Acquire) => Brought::Done,
             Err(error) => {
                 tracing::debug!(%error, "a user is brought into the cluster later");
                 Brought::Later
@@ -132,7 +135,7 @@ impl Cluster {
     }
 }
 
-/// Users with files here that neither came from the cluster nor went there. Blocking.
+/// Users with files here that the cluster may not have. Blocking.
 pub(super) fn unknown_users(data_dir: &Path) -> std::io::Result<Vec<UserHash>> {
     let entries = match std::fs::read_dir(users_dir(data_dir)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -142,7 +145,7 @@ pub(super) fn unknown_users(data_dir: &Path) -> std::io::Result<Vec<UserHash>> {
     for entry in entries {
         let name = entry?.file_name();
         let Some(hash) = name.to_str().and_then(|name| name.parse::<UserHash>().ok()) else { continue };
-        if !super::start::mark(data_dir, hash).exists() {
+        if super::mark::may_lack(data_dir, hash)? {
             unknown.push(hash);
         }
         if unknown.len() == MOST {

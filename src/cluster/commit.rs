@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::Cluster;
 use super::house::{House, Resident};
 use super::ledger::{Fence, Head, UserHash};
+use super::mark::Mark;
 use super::ownership::CommitEnd;
 use super::replica::chain::Since;
 use super::replica::collect::Scope;
@@ -16,7 +19,7 @@ use super::replica::delta::Kind;
 use super::replica::{ReplicateError, UserState};
 use crate::config::Replication;
 use crate::error::TurnError;
-use crate::model::ids::UserId;
+use crate::model::ids::{SessionHash, UserId};
 use crate::support::lock::MutexExt as _;
 use crate::telemetry::metrics::CommitResult;
 
@@ -48,11 +51,51 @@ impl Files {
         Self { fence, state, since, is_unknown: false, is_partial: false, snapshot_failed: None }
     }
 
+    /// Whether the store may lack something of the files here.
+    pub(super) fn are_missing(&self) -> bool {
+        self.is_partial || self.is_unknown
+    }
+
     /// Whether a snapshot is to be made in the background.
     fn wants_snapshot(&self, resident: &Resident) -> bool {
         let is_wanted =
             self.is_partial || self.since.is_snapshot_due() || resident.is_too_large.load(Ordering::Acquire);
-        is_wanted && self.snapshot_failed.is_none_or(|failed| failed.elapsed() >= SNAPSHOT_AGAIN_AFTER)
+        is_wanted && self.may_try_snapshot()
+    }
+
+    /// Whether one that failed was long ago.
+    fn may_try_snapshot(&self) -> bool {
+        self.snapshot_failed.is_none_or(|failed| failed.elapsed() >= SNAPSHOT_AGAIN_AFTER)
+    }
+
+    /// Puts a snapshot off that was overdue and has no room, if the chain has room for what has changed. Whether it did.
+    fn put_off_snapshot(&mut self) -> bool {
+        let is_put_off = self.since.is_snapshot_overdue()
+            && !self.since.is_chain_full()
+            && !self.is_unknown
+            && self.may_try_snapshot();
+        if is_put_off {
+            self.snapshot_failed = Some(Instant::now());
+        }
+        is_put_off
+    }
+
+    /// What the next object has.
+    fn scope(&self, extent: Extent, before: Option<&Head>, touched: &[SessionHash]) -> Scope {
+        let is_overdue = self.since.is_snapshot_overdue() && self.may_try_snapshot();
+        let needs_snapshot = self.is_unknown
+            || is_overdue
+            || self.since.is_chain_full()
+            || before.is_some_and(|head| head.is_full(self.fence));
+        match extent {
+            Extent::Due => Scope::Due,
+            _ if needs_snapshot => Scope::Snapshot,
+            Extent::Turn | Extent::Changes if before.is_none() => Scope::First,
+            Extent::Turn => Scope::Turn(touched.to_vec()),
+            Extent::Changes => Scope::Changes,
+            Extent::Last => Scope::Whole,
+            Extent::Snapshot => Scope::Snapshot,
+        }
     }
 }
 
@@ -67,11 +110,16 @@ pub(super) enum Extent {
     Snapshot,
     /// The same in the background, and once: nothing is missing without it.
     Due,
-    /// All changes, before the user leaves this node.
+    /// All changes, before the user leaves this node. Those before it give way.
     Last,
 }
 
 impl Extent {
+    /// Whether it needs no more than what has changed.
+    fn has_less(self) -> bool {
+        matches!(self, Self::Turn | Self::Changes | Self::Last)
+    }
+
     /// Whether it has the limits of a turn: a caller may wait for it.
     fn is_limited(self) -> bool {
         matches!(self, Self::Turn | Self::Changes)
@@ -129,16 +177,22 @@ impl House {
         resident: &Arc<Resident>,
         extent: Extent,
     ) -> Result<(), TurnError> {
-        let (house, of, wanted) = (self.clone(), resident.clone(), resident.wants());
+        let Ok(place) = resident.commits.clone().try_acquire_owned() else {
+            if extent == Extent::Changes {
+                resident.changes_wait.store(false, Ordering::Release);
+            }
+            self.count(CommitResult::Failed);
+            return Err(self.not_replicated());
+        };
+        let (house, of, wanted, stay) = (self.clone(), resident.clone(), resident.wants(), resident.stay());
         let storing = self.tasks.spawn(async move {
-            let stored = house.store(&of, extent, wanted).await;
+            let stored = house.store(&of, extent, wanted, &stay).await;
+            drop(place);
             // Its caller may be gone.
             house.dismiss(of);
             stored
         });
-        // Who leaves has time.
-        let limit = if extent == Extent::Last { GIVE_UP_AFTER } else { self.config.commit_timeout };
-        match timeout(limit, storing).await {
+        match timeout(self.config.commit_timeout, storing).await {
             Ok(Ok(stored)) => stored,
             Ok(Err(_)) => Err(TurnError::Internal("a change could not be stored")),
             Err(_) => {
@@ -148,24 +202,42 @@ impl House {
         }
     }
 
+    /// Stores everything that is not stored yet of a user who leaves. The files are nobody's then, up to the end of the result.
+    /// Only what was sent goes on if this is dropped.
+    pub(super) async fn commit_last(
+        self: &Arc<Self>,
+        resident: &Arc<Resident>,
+    ) -> Result<OwnedMutexGuard<Option<Files>>, TurnError> {
+        let too_late = |_| {
+            self.count(CommitResult::Late);
+            TurnError::NotReplicated { limit: GIVE_UP_AFTER }
+        };
+        // Apart: a change that was begun before, and gives way at its next try, takes nothing of the time of this one.
+        let locking = resident.files.clone().lock_owned();
+        let mut present = timeout(GIVE_UP_AFTER, locking).await.map_err(too_late)?;
+        let stay = resident.stay();
+        let storing = self.store_locked(resident, &mut present, Extent::Last, &stay);
+        timeout(GIVE_UP_AFTER, storing).await.map_err(too_late)??;
+        // They are removed now: a change that waits would take their absence for a deletion.
+        *present = None;
+        Ok(present)
+    }
+
     /// Has a snapshot made in the background: what holds it up holds up no turn of another user. The user's own wait while it is
     /// made.
     fn snapshot_later(self: &Arc<Self>, resident: &Arc<Resident>) {
-        if resident.snapshot_waits.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        let Ok(only) = resident.snapshot.clone().try_acquire_owned() else { return };
         let (house, of, stay) = (self.clone(), resident.clone(), resident.stay());
         self.tasks.spawn(async move {
             let making = async {
                 // Before the files are locked, which the user's turns wait for.
                 let place = house.replica.snapshots.clone().acquire_owned().await;
                 if place.is_ok() {
-                    house.store(&of, Extent::Due, 0).await.ok();
+                    house.store(&of, Extent::Due, 0, &stay).await.ok();
                 }
             };
-            // Dropped in the middle, the next object is a snapshot.
             stay.run_until_cancelled(making).await;
-            of.snapshot_waits.store(false, Ordering::Release);
+            drop(only);
             house.dismiss(of);
         });
     }
@@ -175,6 +247,7 @@ impl House {
         resident: &Arc<Resident>,
         extent: Extent,
         wanted: u64,
+        stay: &CancellationToken,
     ) -> Result<(), TurnError> {
         let mut present = resident.files.lock().await;
         if extent == Extent::Changes {
@@ -184,29 +257,50 @@ impl House {
         if extent == Extent::Turn && resident.stored_to.load(Ordering::Acquire) >= wanted {
             return Ok(());
         }
+        // Another one was made meanwhile.
+        if extent == Extent::Due && !present.as_ref().is_some_and(|files| files.wants_snapshot(resident)) {
+            return Ok(());
+        }
+        if extent == Extent::Snapshot {
+            // May take long, and is not worth it any more.
+            let storing = self.store_locked(resident, &mut present, extent, stay);
+            return stay.run_until_cancelled(storing).await.unwrap_or(Err(TurnError::Moved));
+        }
+        self.store_locked(resident, &mut present, extent, stay).await
+    }
+
+    async fn store_locked(
+        self: &Arc<Self>,
+        resident: &Arc<Resident>,
+        present: &mut Option<Files>,
+        extent: Extent,
+        stay: &CancellationToken,
+    ) -> Result<(), TurnError> {
         let Some(files) = present.as_mut() else {
             *resident.waits_since.lock_unpoisoned() = None;
             return Err(TurnError::Moved);
         };
-        // Another one was made meanwhile.
-        if extent == Extent::Due && !files.wants_snapshot(resident) {
-            return Ok(());
-        }
         let began = Instant::now();
         let up_to = resident.wanted.load(Ordering::Acquire);
         let touched = resident.take_touched();
-        let result = self.store_all(resident, files, extent, &touched, began).await;
-        if extent != Extent::Due {
-            self.count(match &result {
-                Ok(()) => CommitResult::Done,
-                Err(TurnError::Moved) => CommitResult::Fenced,
-                Err(_) => CommitResult::Failed,
-            });
+        let result = self.store_all(resident, files, extent, &touched, began, stay).await;
+        let gave_way = extent != Extent::Last && stay.is_cancelled();
+        match &result {
+            _ if extent == Extent::Due => {}
+            Ok(()) => self.count(CommitResult::Done),
+            Err(TurnError::Moved) => self.count(CommitResult::Fenced),
+            Err(_) if gave_way => {}
+            Err(_) => self.count(CommitResult::Failed),
         }
-        if result.is_err() {
+        if let Err(error) = result {
             touched.iter().for_each(|session| resident.touch(session));
             files.snapshot_failed = (extent == Extent::Due).then(Instant::now).or(files.snapshot_failed);
-            return result;
+            let is_over = || self.membership()?.stored_of(resident.hash, files.fence);
+            if matches!(error, TurnError::Moved) && is_over().is_none() {
+                // Changes that wait have nothing to store.
+                *present = None;
+            }
+            return Err(error);
         }
         if extent != Extent::Due {
             self.metrics.commit.record(began.elapsed().as_secs_f64());
@@ -218,11 +312,7 @@ impl House {
         if extent.is_limited() && files.wants_snapshot(resident) {
             self.snapshot_later(resident);
         }
-        if extent == Extent::Last {
-            // They are removed now: a change that waits would take their absence for a deletion.
-            *present = None;
-        }
-        result
+        Ok(())
     }
 
     fn count(&self, result: CommitResult) {
@@ -240,32 +330,28 @@ impl House {
         resident: &Resident,
         files: &mut Files,
         extent: Extent,
-        touched: &[crate::model::ids::SessionHash],
+        touched: &[SessionHash],
         began: Instant,
+        stay: &CancellationToken,
     ) -> Result<(), TurnError> {
         let Some(membership) = self.membership() else { return Err(TurnError::Moved) };
-        let mut is_full = files.is_unknown;
         while began.elapsed() < GIVE_UP_AFTER {
-            let Some(stored) = membership.stored(resident.hash) else { return Err(TurnError::Moved) };
-            let seq = stored.seq() + 1;
-            if let (Extent::Last, Some(head)) = (extent, &stored.head) {
-                // The change before may have moved the head since it was noted.
-                super::start::set_unstored(&self.data_dir, resident.hash, (head.fence.0, head.seq)).await;
+            if extent != Extent::Last && stay.is_cancelled() {
+                break;
             }
-            let scope = match extent {
-                Extent::Due => Scope::Due,
-                _ if is_full || files.since.is_snapshot_overdue() => Scope::Snapshot,
-                Extent::Turn | Extent::Changes if stored.head.is_none() => Scope::First,
-                Extent::Turn => Scope::Turn(touched.to_vec()),
-                Extent::Changes => Scope::Changes,
-                Extent::Last if !files.since.is_snapshot_due() => Scope::Whole,
-                Extent::Last | Extent::Snapshot => Scope::Snapshot,
-            };
-            let is_first = scope == Scope::First;
+            let stored = membership.stored_of(resident.hash, files.fence).ok_or(TurnError::Moved)?;
+            let (seq, before) = (stored.seq() + 1, stored.head.as_ref());
+            if extent == Extent::Last && before.is_some() {
+                // The change before, or the try before, may have moved the head since it was noted.
+                self.note(resident.hash, Mark::newer(files.fence, before)).await;
+            }
+            let scope = files.scope(extent, before, touched);
+            let (is_first, is_limited_first) = (before.is_none(), scope == Scope::First);
             let written =
                 self.replica.replicate(&resident.user, files.fence.0, seq, scope, &mut files.state).await;
             let info = match written {
                 Ok(info) => info,
+                Err(ReplicateError::TooMuch) if extent.has_less() && files.put_off_snapshot() => continue,
                 Err(error @ ReplicateError::TooMuch) => {
                     // With a snapshot in the background each turn would log it.
                     if !resident.is_too_large.swap(true, Ordering::AcqRel) {
@@ -285,45 +371,48 @@ impl House {
             };
             self.metrics.commit_bytes.increment(info.bytes);
             self.metrics.left_out.increment(info.summary.later_files + info.summary.unreadable);
-            let before = stored.head.as_ref();
             let head = match (info.kind, before) {
                 (Kind::Snapshot, _) => Some(Head::snapshot(before, files.fence, info.bytes)),
                 (_, Some(before)) => before.delta(files.fence, info.bytes),
                 (_, None) => None,
             };
-            let Some(mut head) = head else {
-                is_full = true;
-                continue;
-            };
+            let mut head = head.ok_or(TurnError::Internal("a user's chain has no room for a change"))?;
             head.early = self.config.replication == Replication::Async;
-            head.released = extent == Extent::Last;
+            head.released = extent == Extent::Last && info.is_current;
+            let is_partial = !info.is_current || (is_limited_first && info.summary.later_files > 0);
+            if is_first {
+                // Before the head, which would hide that there may be more here.
+                self.note(resident.hash, Mark::newer(files.fence, None)).await;
+            }
             match membership.commit(resident.hash, files.fence, head.clone()).await {
                 CommitEnd::Done => {
-                    let was_known = before.is_some() && !files.is_unknown && !files.is_partial;
+                    let was_missing = is_first || files.are_missing();
                     if info.kind == Kind::Snapshot {
-                        files.is_partial = !info.is_current || (is_first && info.summary.later_files > 0);
-                        if !files.is_partial {
+                        files.is_partial = is_partial;
+                        if !is_partial {
                             resident.is_too_large.store(false, Ordering::Release);
                         }
                     }
-                    let at = (head.fence.0, head.seq);
-                    if files.is_partial {
-                        // There is more here than in the store.
-                        super::start::set_unstored(&self.data_dir, resident.hash, at).await;
-                    } else if !was_known && extent != Extent::Last {
-                        super::start::set_stale(&self.data_dir, resident.hash, true).await;
-                    }
                     files.is_unknown = false;
+                    // A user who leaves has the mark of that.
+                    if was_missing && extent != Extent::Last {
+                        let (is_partial, head) = (files.is_partial, Some(&head));
+                        let mark = if is_partial { Mark::newer(files.fence, head) } else { Mark::Stored };
+                        self.note(resident.hash, mark).await;
+                    }
                     resident.is_announced.store(head.announces_loss(), Ordering::Release);
                     *self.failed_at.lock_unpoisoned() = None;
                 }
                 CommitEnd::Fenced | CommitEnd::Unknown => return Err(TurnError::Moved),
-                CommitEnd::TooLarge => {
-                    is_full = true;
+                CommitEnd::TooLarge => return Err(TurnError::Internal("a user's head is too large")),
+                CommitEnd::Busy | CommitEnd::Behind(_) if extent == Extent::Due => break,
+                CommitEnd::Busy => {
+                    sleep(PAUSE).await;
                     continue;
                 }
-                CommitEnd::Busy | CommitEnd::Behind(_) if extent == Extent::Due => break,
-                CommitEnd::Busy | CommitEnd::Behind(_) => {
+                CommitEnd::Behind(_) => {
+                    // What was noted as sent may not be what the head names.
+                    files.state = UserState::default();
                     sleep(PAUSE).await;
                     continue;
                 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +17,7 @@ use super::Residents;
 use super::commit::{Extent, Files};
 use super::lately::Lately;
 use super::ledger::{Fence, Head, Stored, UserHash};
+use super::mark::Mark;
 use super::membership::{Host, HostWork, Membership};
 use super::replica::Replica;
 use super::replica::chain::{Chain, HeadView};
@@ -29,6 +31,8 @@ use crate::telemetry::metrics::ClusterMetrics;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Time after a change that the store did not take in which no user is let go.
 const FAILING: Duration = Duration::from_secs(30);
+/// Changes of one user that are stored or wait, some kilobytes each: as many as a user may have requests.
+const MAX_COMMITS: usize = super::start::MAX_WAITING;
 
 /// A user of this node, or one who is about to be.
 pub(super) struct Resident {
@@ -45,18 +49,20 @@ pub(super) struct Resident {
     pub(super) stored_to: AtomicU64,
     /// Whether a change in the background waits for its turn.
     pub(super) changes_wait: AtomicBool,
-    /// Whether a snapshot that is due waits for its place.
-    pub(super) snapshot_waits: AtomicBool,
+    /// Places of changes that are stored or wait.
+    pub(super) commits: Arc<Semaphore>,
+    /// Place of the one snapshot in the background.
+    pub(super) snapshot: Arc<Semaphore>,
     /// Whether the next node knows that it may lack the ends of turns that were sent before their objects.
     pub(super) is_announced: AtomicBool,
     /// Of this stay of the user: cancelled when the ownership is over and its children must end at once.
     lost: Mutex<CancellationToken>,
-    /// Of this stay as well: cancelled when the user begins to leave.
+    /// Of this stay as well: cancelled when the user begins to leave, and new after the end.
     stay: Mutex<CancellationToken>,
     /// What has changed is here alone: no node would take it over.
     pub(super) is_too_large: AtomicBool,
-    /// `None` until the user's files are here. Held while a change is stored: one after the other.
-    pub(super) files: tokio::sync::Mutex<Option<Files>>,
+    /// `None` until the user's files are here. Held while they come, are stored, one change after the other, or are removed.
+    pub(super) files: Arc<tokio::sync::Mutex<Option<Files>>>,
 }
 
 impl Resident {
@@ -81,11 +87,6 @@ impl Resident {
     /// Cancelled when the user begins to leave, or is lost.
     pub(super) fn stay(&self) -> CancellationToken {
         self.stay.lock_unpoisoned().clone()
-    }
-
-    /// The user leaves. One who comes back begins a new stay.
-    fn end_stay(&self) {
-        std::mem::take(&mut *self.stay.lock_unpoisoned()).cancel();
     }
 
     /// Sessions that have changed since the last call.
@@ -189,12 +190,13 @@ impl House {
                 waits_since: Mutex::default(),
                 stored_to: AtomicU64::new(0),
                 changes_wait: AtomicBool::new(false),
-                snapshot_waits: AtomicBool::new(false),
+                commits: Arc::new(Semaphore::new(MAX_COMMITS)),
+                snapshot: Arc::new(Semaphore::new(1)),
                 is_announced: AtomicBool::new(false),
                 lost: Mutex::default(),
                 stay: Mutex::default(),
                 is_too_large: AtomicBool::new(false),
-                files: tokio::sync::Mutex::default(),
+                files: Arc::default(),
             })
         };
         self.users.entry(hash).or_insert_with(new).clone()
@@ -255,11 +257,18 @@ impl House {
             return false;
         };
         let user = &resident.user;
-        let is_stale = super::start::is_stale(&self.data_dir, hash).await;
-        let unstored = super::start::unstored(&self.data_dir, hash).await;
+        // Those of a stay before may still be removed.
+        let mut present = resident.files.lock().await;
+        let mark = match Mark::read(&self.data_dir, hash).await {
+            Ok(mark) => mark,
+            Err(error) => {
+                tracing::error!(%error, "it cannot be read whether the files of a user are those of the cluster");
+                return false;
+            }
+        };
         let files = match &stored.head {
             None => {
-                if is_stale {
+                if mark != Mark::Never && !mark.is_latest(None) {
                     // Heads do not vanish: those of deleted users stay.
                     tracing::error!(
                         "the ledger does not know a user any more who was in the cluster; was it restored from an older state?"
@@ -267,21 +276,22 @@ impl House {
                     if !self.set_aside(user, fence).await {
                         return false;
                     }
-                    super::start::set_stale(&self.data_dir, hash, false).await;
+                    self.note(hash, Mark::Never).await;
                 }
                 Files::new(fence)
             }
             // The store was away when the user left, and nobody has had the user since.
-            Some(head) if unstored == Some((head.fence.0, head.seq)) => {
+            Some(head) if mark.is_latest(Some(head)) => {
                 tracing::warn!("the files of a user here are newer than those of the store, and stay");
                 Files { is_unknown: true, ..Files::new(fence) }
             }
             Some(head) => {
                 // Files of a time before the cluster, or that could not be stored, of a user who has gone on without them.
-                if (!is_stale || unstored.is_some()) && !self.set_aside(user, fence).await {
+                let is_old = mark == Mark::Stored
+                    || (self.set_aside(user, fence).await && self.note(hash, Mark::Stored).await);
+                if !is_old {
                     return false;
                 }
-                super::start::set_stale(&self.data_dir, hash, true).await;
                 let taken = match self.replica.take_over(user, fence.0, &chain_of(head)).await {
                     Ok(taken) => taken,
                     Err(error) => {
@@ -298,10 +308,19 @@ impl House {
                 Files { state: taken.state, since: taken.since, ..Files::new(fence) }
             }
         };
-        let announces = stored.head.as_ref().is_some_and(Head::announces_loss);
-        resident.is_announced.store(announces, Ordering::Release);
-        *resident.files.lock().await = Some(files);
+        // The head is another ownership's: if that was all there is, the node before could go on with its own files.
+        resident.is_announced.store(false, Ordering::Release);
+        *present = Some(files);
         true
+    }
+
+    /// Notes what is known of the files of a user here. Whether it is noted.
+    pub(super) async fn note(&self, hash: UserHash, mark: Mark) -> bool {
+        let noted = mark.write(&self.data_dir, hash).await;
+        if let Err(error) = &noted {
+            tracing::warn!(%error, "it cannot be noted whether the files of a user are those of the cluster");
+        }
+        noted.is_ok()
     }
 
     /// Moves files of a user out of the way that are not those of the cluster.
@@ -322,7 +341,7 @@ impl House {
     }
 
     /// Ends the children of a user in order and stores what is not stored yet.
-    async fn close(self: Arc<Self>, hash: UserHash) {
+    async fn close(self: Arc<Self>, hash: UserHash, fence: Fence) {
         let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
             return;
         };
@@ -336,18 +355,28 @@ impl House {
             // A stranger's name is no reason to keep anything.
             return self.leave(resident);
         }
-        resident.end_stay();
-        if let Some(head) = head {
-            // For the case that this node gets the user back before another one. Noted once more with the last change, which may
-            // wait for one that the store does not take.
-            super::start::set_unstored(&self.data_dir, hash, (head.fence.0, head.seq)).await;
+        if head.is_some() {
+            // For the case that this node gets the user back before another one.
+            self.note(hash, Mark::newer(fence, head.as_ref())).await;
         }
-        let stored = self.commit(&resident, Extent::Last).await;
-        if let Err(error) = stored {
-            tracing::warn!(%error, "the last changes of a user who leaves this node were not stored");
-        } else {
-            residents.forget(&resident.user).await;
-            super::start::set_stale(&self.data_dir, hash, false).await;
+        // What is being stored ends: the last change has it in it.
+        resident.stay().cancel();
+        match self.commit_last(&resident).await {
+            Err(error) => {
+                tracing::warn!(%error, "the last changes of a user who leaves this node were not stored");
+            }
+            Ok(files) => {
+                let (house, user) = (self.clone(), resident.user.clone());
+                // Goes on to its end when this is dropped, and whoever brings the user here waits for it.
+                let removing = self.tasks.spawn(async move {
+                    // Noted before: what is left of them is never taken for the latest.
+                    if house.note(hash, Mark::Stored).await && residents.forget(&user).await {
+                        house.note(hash, Mark::Never).await;
+                    }
+                    drop(files);
+                });
+                removing.await.ok();
+            }
         }
         self.leave(resident);
     }
@@ -364,7 +393,7 @@ impl House {
         };
         self.metrics.lost_users.increment(1);
         resident.lost().cancel();
-        resident.end_stay();
+        resident.stay().cancel();
         self.lately.lock_unpoisoned().users_lost.note(SystemTime::now());
         tracing::error!("this node has lost a user to the cluster: its children are ended");
         residents.end(&resident.user).await;
@@ -380,6 +409,7 @@ impl House {
         *resident.waits_since.lock_unpoisoned() = None;
         // A user who comes back begins a new stay.
         *resident.lost.lock_unpoisoned() = CancellationToken::new();
+        std::mem::take(&mut *resident.stay.lock_unpoisoned()).cancel();
         let hash = resident.hash;
         drop(resident);
         self.users.remove_if(&hash, |_, resident| Arc::strong_count(resident) == 1);
@@ -422,11 +452,14 @@ impl Host for Steward {
         Box::pin(self.0.clone().restore(user, fence, stored))
     }
 
-    fn close(&self, user: UserHash, _: Fence) -> HostWork<()> {
-        Box::pin(self.0.clone().close(user))
+    fn close(&self, user: UserHash, fence: Fence) -> HostWork<()> {
+        Box::pin(self.0.clone().close(user, fence))
     }
 
     fn stop(&self, user: UserHash, _: Fence) -> HostWork<()> {
         Box::pin(self.0.clone().stop(user))
     }
 }
+
+#[cfg(test)]
+mod tests;

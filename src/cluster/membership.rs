@@ -331,6 +331,11 @@ impl Membership {
         self.0.state().machine.stored(user).cloned()
     }
 
+    /// As [`Self::stored`], of this ownership. `None` if it is over.
+    pub(crate) fn stored_of(&self, user: UserHash, fence: Fence) -> Option<Stored> {
+        self.0.state().machine.stored_of(user, fence).cloned()
+    }
+
     /// Stores the next head of a user. Returns when that is known, or when the ownership is over.
     ///
     /// Continues if the future is dropped. The next commit then tells by [`CommitEnd::Behind`].
@@ -358,6 +363,12 @@ impl Membership {
     pub(crate) async fn release(&self, user: UserHash, within: Duration) -> bool {
         self.evict(user);
         self.0.until(within, |state| !state.machine.is_known(user)).await
+    }
+
+    /// The lease of this node.
+    #[cfg(test)]
+    pub(crate) fn lease(&self) -> Option<LeaseId> {
+        *self.0.lease.borrow()
     }
 
     /// Takes no further users and lets all go, or takes users again.

@@ -113,6 +113,12 @@ impl Ownership {
         self.users.contains_key(&user)
     }
 
+    /// As [`Self::stored`], of this ownership.
+    pub(crate) fn stored_of(&self, user: UserHash, fence: Fence) -> Option<&Stored> {
+        let held = self.users.get(&user).and_then(|user| user.state.held());
+        held.filter(|held| held.fence == fence).map(|held| &held.stored)
+    }
+
     /// The head of a user that this node holds, as it was last stored.
     pub(crate) fn stored(&self, user: UserHash) -> Option<&Stored> {
         self.users.get(&user).and_then(|user| user.state.held()).map(|held| &held.stored)

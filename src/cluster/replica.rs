@@ -22,7 +22,7 @@ mod state;
 pub(crate) mod store;
 mod take_over;
 #[cfg(test)]
-mod testing;
+pub(in crate::cluster) mod testing;
 #[cfg(test)]
 mod tests;
 mod write;

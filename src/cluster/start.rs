@@ -1,6 +1,6 @@
 //! The start of this node's part in a cluster.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::fence::Fence;
 use super::house::{House, Steward};
-use super::ledger::{Credentials, Etcd, EtcdSettings, NodeInfo, TlsFiles, UserHash};
+use super::ledger::{Credentials, Etcd, EtcdSettings, NodeInfo, TlsFiles};
 use super::membership::{Clock, MemberSettings, Membership};
 use super::ownership::Limits;
 use super::replica::store::StoreConfig;
@@ -20,12 +20,11 @@ use crate::error::{Cause, StartError};
 use crate::support::blocking::blocking;
 use crate::support::secret_file;
 use crate::telemetry::metrics::ClusterMetrics;
-use crate::workspace::records_dir;
 
 /// Users of one node, in any state: some kilobytes of memory each.
 const MAX_USERS: usize = 100_000;
 /// Requests of one user that wait for it to come, or work.
-const MAX_WAITING: usize = 1024;
+pub(super) const MAX_WAITING: usize = 1024;
 /// Owners that a node knows of: some 100 bytes each.
 const MAX_OWNERS: usize = 2_000_000;
 /// Longest password.
@@ -49,6 +48,7 @@ impl Cluster {
         let data_dir = config.data_dir.clone();
         let recovered = blocking(move || {
             super::replica::recover(&data_dir)?;
+            super::mark::sweep(&data_dir)?;
             Ok(super::bring_in::unknown_users(&data_dir)?.len())
         });
         let coming = recovered.await;
@@ -143,50 +143,4 @@ async fn password(path: &Path) -> Result<String, StartError> {
         .map_err(|error| StartError::Cluster(error.into()))?;
     let text = String::from_utf8(content.trim_ascii().to_vec());
     text.map_err(|error| StartError::Cluster(error.utf8_error().into()))
-}
-
-/// Where it is noted that the cluster had a user whose files are here: they may be old.
-pub(super) fn mark(data_dir: &Path, user: UserHash) -> PathBuf {
-    records_dir(data_dir).join(".cluster").join(user.to_string())
-}
-
-/// Whether the files of a user here came from the cluster, or went there. Without a head they are of a deleted user.
-pub(super) async fn is_stale(data_dir: &Path, user: UserHash) -> bool {
-    let path = mark(data_dir, user);
-    blocking(move || Ok(path.exists())).await.unwrap_or(false)
-}
-
-/// Notes that the files of a user here are newer than what the cluster has, which ends with the head of this fence and number.
-pub(super) async fn set_unstored(data_dir: &Path, user: UserHash, (fence, seq): (u64, u64)) {
-    write_mark(data_dir, user, Some(format!("{fence} {seq}"))).await;
-}
-
-/// The head that the files of a user here follow, if they are newer.
-pub(super) async fn unstored(data_dir: &Path, user: UserHash) -> Option<(u64, u64)> {
-    let path = mark(data_dir, user);
-    let text = blocking(move || std::fs::read_to_string(path)).await.ok()?;
-    let (fence, seq) = text.split_once(' ')?;
-    fence.parse().ok().zip(seq.parse().ok())
-}
-
-pub(super) async fn set_stale(data_dir: &Path, user: UserHash, is_stale: bool) {
-    write_mark(data_dir, user, is_stale.then(String::new)).await;
-}
-
-/// `None` removes it.
-async fn write_mark(data_dir: &Path, user: UserHash, content: Option<String>) {
-    let path = mark(data_dir, user);
-    let done = blocking(move || match content {
-        Some(content) => {
-            std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
-            std::fs::write(&path, content)
-        }
-        None => match std::fs::remove_file(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        },
-    });
-    if let Err(error) = done.await {
-        tracing::warn!(%error, "it cannot be noted whether the files of a user are those of the cluster");
-    }
 }

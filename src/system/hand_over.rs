@@ -59,7 +59,7 @@ impl Residents for HandOver {
         })
     }
 
-    fn forget<'a>(&'a self, user: &'a UserId) -> Later<'a, ()> {
+    fn forget<'a>(&'a self, user: &'a UserId) -> Later<'a, bool> {
         Box::pin(self.remove_files(user))
     }
 
@@ -147,12 +147,14 @@ impl HandOver {
         }
     }
 
-    async fn remove_files(&self, user: &UserId) {
+    async fn remove_files(&self, user: &UserId) -> bool {
         let files = UserFiles::of(&self.sessions.env.config.data_dir, user);
-        if let Err(error) = blocking(move || files.delete_all_but_tokens()).await {
+        let removed = blocking(move || files.delete_all_but_tokens()).await;
+        if let Err(error) = &removed {
             // They are replaced when the user comes back.
             tracing::warn!(%error, "files of a user who has left are still here");
         }
+        removed.is_ok()
     }
 
     async fn report(&self, user: &UserId) {

@@ -250,7 +250,12 @@ impl Head {
         }
     }
 
-    /// The head with one more object, a delta to those before. `None` if the chain is full: a snapshot is due.
+    /// Whether the chain has no room for an object of this ownership: the next one is a snapshot.
+    pub(crate) fn is_full(&self, fence: Fence) -> bool {
+        self.chain.len() >= MAX_CHAIN && self.chain.last().is_none_or(|span| span.fence != fence)
+    }
+
+    /// The head with one more object, a delta to those before. `None` if the chain [is full](Self::is_full).
     pub(crate) fn delta(&self, fence: Fence, bytes: u64) -> Option<Self> {
         let mut next = self.clone();
         next.format = FORMAT;

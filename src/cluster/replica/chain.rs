@@ -89,8 +89,10 @@ const FEW_DELTAS: u64 = 64;
 const WORTH: u64 = 4;
 /// Deltas from which one is due whatever it costs: each is a request when another node takes over.
 const MOST_DELTAS: u64 = 512;
-/// Deltas from which nothing else is stored but a snapshot: a chain has [`MAX_OBJECTS`] at most.
+/// Deltas from which nothing else is stored but a snapshot, unless one failed a short time ago.
 const OVERDUE: u64 = 2048;
+/// Deltas from which nothing else is stored in any case: a chain has [`MAX_OBJECTS`] at most.
+const FULL: u64 = MAX_OBJECTS / 5 * 4;
 /// Bytes of deltas from which one is due if it has fewer.
 const MANY_BYTES: u64 = 16 << 20;
 
@@ -104,6 +106,11 @@ impl Since {
     }
 
     /// Whether the next object must be a snapshot.
+    pub(crate) fn is_chain_full(self) -> bool {
+        self.deltas >= FULL
+    }
+
+    /// Whether the next object should be a snapshot.
     pub(crate) fn is_snapshot_overdue(self) -> bool {
         self.deltas >= OVERDUE
     }
@@ -174,6 +181,8 @@ mod tests {
         );
         assert!(!Since { deltas: 2047, ..Since::default() }.is_snapshot_overdue());
         assert!(Since { deltas: 2048, ..Since::default() }.is_snapshot_overdue());
+        assert!(!Since { deltas: 7999, ..Since::default() }.is_chain_full());
+        assert!(Since { deltas: 8000, ..Since::default() }.is_chain_full());
         // Large turns.
         assert!(since(2, 16 << 20, 8 << 20) && !since(2, 16 << 20, 17 << 20) && since(2, 17 << 20, 17 << 20));
         let after = Since::default().with(Kind::Snapshot, 7).with(Kind::Delta, 2).with(Kind::Delta, 3);

@@ -9,7 +9,7 @@ mod connector;
 mod error;
 mod local;
 #[cfg(test)]
-pub(in crate::cluster::replica) mod tests;
+pub(in crate::cluster) mod tests;
 mod tries;
 
 use std::fmt;

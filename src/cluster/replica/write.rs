@@ -50,7 +50,7 @@ impl Replica {
     /// chain has no room for more changes, the object is a snapshot.
     ///
     /// After an error the same `seq` may be tried again: what an earlier try has written is found and taken as the object.
-    /// If this future is dropped, the state is no longer known, and the next object is a snapshot.
+    /// If this future is dropped while it makes a delta, the state is no longer known, and the next object is a snapshot.
     ///
     /// # Errors
     /// [`ReplicateError`]
@@ -93,12 +93,15 @@ impl Replica {
         let kind = if scope.is_snapshot() { Kind::Snapshot } else { Kind::Delta };
         let before = if kind == Kind::Snapshot { ChainSize::default() } else { state.size() };
         let header = Header { kind, user: places.hash(), id, parts: Vec::new() };
-        let taken = std::mem::take(state);
+        // A snapshot takes nothing as known, and what is known stays if it is given up.
+        let taken = if kind == Kind::Snapshot { UserState::default() } else { std::mem::take(state) };
         let options = self.options;
         let begin = move || Collector::begin(places, scope, options, taken);
         let (collector, result) = self.collect(begin, header, before).await?;
         let Collected { state: unchanged, changes, summary } = collector.end();
-        *state = unchanged;
+        if kind == Kind::Delta {
+            *state = unchanged;
+        }
         let Sent { header, object, size } = result?;
         let key = Key { user: header.user, id: header.id, part: None };
         let info = ObjectInfo {

@@ -82,11 +82,12 @@ fn chain_with_a_gap_is_refused() {
 fn full_chain_asks_for_a_snapshot() {
     let mut now = Head::snapshot(None, Fence(1), 10);
     for fence in 2..=MAX_CHAIN as u64 {
+        assert!(!now.is_full(Fence(fence)));
         now = now.delta(Fence(fence), 1).unwrap();
     }
-    assert_eq!(now.delta(Fence(5000), 1), None);
+    assert_eq!((now.is_full(Fence(5000)), now.delta(Fence(5000), 1)), (true, None));
     // The last owner may go on.
-    assert!(now.delta(now.fence, 1).is_some());
+    assert!(!now.is_full(now.fence) && now.delta(now.fence, 1).is_some());
     assert!(encode(&now).is_ok() && Head::decode(&encode(&now).unwrap()).is_ok());
     let next = Head::snapshot(Some(&now), Fence(5000), 7);
     assert_eq!((next.seq, next.chain.len(), next.snapshot_bytes, next.delta_bytes), (now.seq + 1, 1, 7, 0));

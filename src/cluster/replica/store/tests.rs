@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use hyper::Method;
 use object_store::aws::AmazonS3ConfigKey;
 use pilotlight_test_support::s3::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
-pub(in crate::cluster::replica) use pilotlight_test_support::s3::{Fault, S3};
+pub(in crate::cluster) use pilotlight_test_support::s3::{Fault, S3};
 use tokio::time::Instant;
 
 use super::super::delta::{Area, Change, Entry, Header, Kind, Meta, Writer};
@@ -15,7 +15,7 @@ use super::tries::TRIES;
 use super::*;
 
 /// A store on the server.
-pub(in crate::cluster::replica) trait Bucket {
+pub(in crate::cluster) trait Bucket {
     fn config(&self) -> StoreConfig;
 }
 
