@@ -136,8 +136,9 @@ impl Drop for Table {
 }
 
 fn look(seen: &Mutex<Seen>, host: i32) {
-    let now = Instant::now();
     let mut seen = seen.lock().unwrap();
+    // After the wait for the lock.
+    let now = Instant::now();
     let table = table();
     seen.looks += 1;
     find_shims(&mut seen, &table, host);
@@ -243,7 +244,10 @@ fn find_zombies(seen: &mut Seen, table: &HashMap<i32, Line>, host: i32, now: Ins
         let since = *seen.zombies.entry(id).or_insert(now);
         if now - since > REAPED_WITHIN {
             let line = table.values().find(|line| line.id == id);
-            let parent = line.and_then(|line| table.get(&line.parent)).map(|parent| describe(parent.id));
+            let parent = line.and_then(|line| table.get(&line.parent)).map(|parent| {
+                let waits_in = std::fs::read_to_string(format!("/proc/{}/wchan", parent.id.pid));
+                format!("{} in {waits_in:?}", describe(parent.id))
+            });
             seen.violations.push(format!("a zombie that nobody reaps: {} of {parent:?}", id.pid));
             seen.zombies.insert(id, now + Duration::from_secs(3600));
         }

@@ -27,8 +27,10 @@ use super::{
 
 /// Time after which surviving descendants are reported as stuck. The shim continues to kill them.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(3);
-/// Maximum wait between two passes; the exit of a child ends it earlier.
+/// Maximum wait between two passes; the exit of a child ends it earlier. Doubled each time up to the longest one: fifty shims
+/// at the highest priority take the processor from the very processes that they wait for.
 const PASS_INTERVAL: Duration = Duration::from_millis(5);
+const LONGEST_INTERVAL: Duration = Duration::from_millis(50);
 /// The same for stuck processes, which may wait for a dead file system for hours.
 const STUCK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -120,7 +122,7 @@ impl<'a> Tree<'a> {
             (None, Some(Ok(()))) => KillMethod::Cgroup,
             _ => KillMethod::Walk,
         };
-        let mut reported = false;
+        let (mut reported, mut interval) = (false, PASS_INTERVAL);
         let (mut family, mut already_killed) = (Vec::new(), Vec::new());
         while any {
             let grew = kill_pass(&mut family, &mut already_killed);
@@ -137,9 +139,16 @@ impl<'a> Tree<'a> {
                 // The wait may be long: other processes take precedence from now on.
                 let _refused = setpriority_process(None, DEFAULT_PRIORITY);
             }
-            // No wait while new processes appear: a fork bomb must be outrun.
-            if any && !grew {
-                pause(self.signals, if reported { STUCK_INTERVAL } else { PASS_INTERVAL });
+            if grew {
+                // No wait while new processes appear: a fork bomb must be outrun.
+                interval = PASS_INTERVAL;
+            } else if any {
+                if method != KillMethod::Walk {
+                    // The kernel has killed all of it, and nothing new appears: what ends needs the processor more.
+                    let _refused = setpriority_process(None, DEFAULT_PRIORITY);
+                }
+                pause(self.signals, if reported { STUCK_INTERVAL } else { interval });
+                interval = (2 * interval).min(LONGEST_INTERVAL);
                 any = self.reap();
             }
         }

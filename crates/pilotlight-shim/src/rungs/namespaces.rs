@@ -57,9 +57,8 @@ pub(crate) fn spawn(start: &Start<'_>) -> Result<Started, Refusal> {
         sys::exit_child();
     };
     drop((report, alive));
-    match follow(&progress) {
+    match follow(&progress, builder) {
         Ok((init, cli)) => {
-            let _reaped = rustix::io::retry_on_intr(|| waitpid(Some(builder), WaitOptions::empty()));
             Ok(Started { cli, is_member, namespace: Some(Namespace { init, _lifeline: lifeline }) })
         }
         Err(refusal) => {
@@ -70,13 +69,17 @@ pub(crate) fn spawn(start: &Start<'_>) -> Result<Started, Refusal> {
     }
 }
 
-/// Follows the start to its end, which is the execution of the CLI.
-fn follow(progress: &OwnedFd) -> Result<(Pid, Pid), Refusal> {
+/// Follows the start to its end, which is the execution of the CLI. Reaps the builder.
+fn follow(progress: &OwnedFd, builder: Pid) -> Result<(Pid, Pid), Refusal> {
     let (mut init, mut cli) = (None, None);
     loop {
         match Progress::receive(progress)? {
             Some(Progress::Init(pid)) => init = Some(pid),
-            Some(Progress::Cli(pid)) => cli = Some(pid),
+            Some(Progress::Cli(pid)) => {
+                cli = Some(pid);
+                // It was its last word. The execution may take seconds on a busy machine.
+                let _reaped = rustix::io::retry_on_intr(|| waitpid(Some(builder), WaitOptions::empty()));
+            }
             Some(Progress::Refused(refusal)) => return Err(refusal),
             None => {
                 let lost = || Refusal { rung: Some(Rung::Namespaces), errno: libc::EIO };
@@ -181,4 +184,50 @@ fn become_init(start: &Start<'_>, report: &OwnedFd, alive: OwnedFd) -> ! {
 fn wait_for_end() {
     let pipe = stdio::stdin();
     while let Ok(0) | Err(Errno::INTR) = poll(&mut [PollFd::new(&pipe, PollFlags::empty())], None) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+    use super::*;
+
+    /// A slow execution of the CLI leaves no zombie meanwhile.
+    #[test]
+    #[expect(clippy::zombie_processes, reason = "what is tested reaps it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no event announces that another thread has reaped a process"
+    )]
+    fn builder_is_reaped_before_the_cli_is_executed() {
+        let (progress, report) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let builder = Command::new("true").spawn().unwrap();
+        let builder = Pid::from_raw(builder.id().cast_signed()).unwrap();
+        let (init, cli) = (Pid::from_raw(4).unwrap(), Pid::from_raw(5).unwrap());
+        let (ended, end) = mpsc::channel();
+        let following = std::thread::spawn(move || {
+            let found = follow(&progress, builder);
+            ended.send(()).unwrap();
+            found
+        });
+        Progress::Init(init).send(&report);
+        Progress::Cli(cli).send(&report);
+        let is_reaped = || {
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            matches!(waitid(WaitId::Pid(builder), look), Err(Errno::CHILD))
+        };
+        let until = Instant::now() + Duration::from_secs(10);
+        while !is_reaped() {
+            assert!(Instant::now() < until, "the builder is a zombie");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        end.try_recv().unwrap_err();
+        // The execution closes it.
+        drop(report);
+        assert!(following.join().unwrap().is_ok_and(|found| found == (init, cli)));
+    }
 }
