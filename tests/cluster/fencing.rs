@@ -31,6 +31,8 @@ async fn stopped_server_is_fenced_and_commits_nothing() {
         running.spawn(async move { asker.ask(&site, "in-flight-word[[sleep:4000]]").await });
     }
     eventually_busy(&cluster, owner).await;
+    // The observer may be behind on a busy machine.
+    eventually("the child is seen", SOON, || observer.alive(&marks[owner]) == 1).await;
     cluster.nodes[owner].pause();
     let stopped = now();
     // Each caller that asks meanwhile is answered, in the end with the whole conversation.

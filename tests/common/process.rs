@@ -56,7 +56,7 @@ impl Process {
 
     /// Whether it was started with this entry (`NAME=value`) in its environment.
     pub fn was_given(self, entry: &str) -> bool {
-        split(&read(self.pid, "environ")).iter().any(|given| given == entry)
+        read(self.pid, "environ").split(|byte| *byte == 0).any(|given| given == entry.as_bytes())
     }
 
     /// The processor time of all its threads until now, in ticks of a hundredth of a second. 0 if it is gone.

@@ -1,4 +1,4 @@
-//! No answered turn is lost, whatever is killed and whatever becomes of the transcript. A tenth of the kills by default, of the
+//! No answered turn is lost, whatever is killed and whatever becomes of the transcript. A twentieth of the kills by default, of the
 //! CLI with each version, of shims, servers and disks with the first one;
 //! all of them with `tests/run --long` (`PILOTLIGHT_LONG=1 cargo test --release --test real_cli -- journal`).
 
@@ -12,20 +12,16 @@ use super::bench::Bench;
 use super::embedded::{Embedded, ask, child, finish, say, send, until, until_or_end};
 use super::traps_files::{Mount, fill, home};
 use crate::common::SOON;
-use crate::common::installed::{self, is_long};
+use crate::common::installed::is_long;
 use crate::common::process::Process;
 
 /// Sessions that are killed side by side.
 const SESSIONS: usize = 4;
 
-/// All of them, or a tenth; a twentieth with later versions than the first.
+/// All of them, or a twentieth.
 fn rounds(all: usize) -> usize {
-    match is_long() {
-        true => all,
-        false if super::version() == installed::VERSIONS[0] => all / 10,
-        // Each kind of damage comes once.
-        false => (all / 20).max(5),
-    }
+    // Each kind of damage comes once.
+    if is_long() { all } else { (all / 20).max(5) }
 }
 
 /// The delay of a kill: spread over 0 to 150 ms.

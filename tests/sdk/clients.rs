@@ -148,11 +148,12 @@ async fn agent(sdk: AgentSdk, script: &str, version: &str, place: &Place, servic
         AgentSdk::Node => (Command::new("node"), node_modules()?),
     };
     match sdk {
-        AgentSdk::Python => command.args(["-S", "-B", "-u"]).arg(file_of(script, "py")),
+        AgentSdk::Python => command.args(["-S", "-u"]).arg(file_of(script, "py")),
         AgentSdk::Node => command.arg(file_of(script, "mjs")),
     };
     let mut command = toward(command, place, service, "any");
     command.env("AGENT_CLI", &cli).env("PYTHONPATH", &modules).env("NODE_SDKS", &modules);
+    command.env("PYTHONPYCACHEPREFIX", modules.with_file_name("compiled"));
     let (is_good, written) = finished(command, place, RUNS_WITHIN).await;
     assert!(is_good, "{version}: {written}");
     Some(written)

@@ -98,13 +98,13 @@ fn home() -> Option<PathBuf> {
     Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/sdk").join(tag.trim()))
 }
 
-/// Python that sees this package, its own library and nothing else of the machine, and that writes nothing beside its
-/// sources.
+/// Python that sees this package, its own library and nothing else of the machine, and that writes nothing beside sources.
 pub(crate) fn python(place: &Place, package: &Path) -> Command {
     let mut command = Command::new("python3");
-    command.args(["-S", "-B", "-u"]).current_dir(place.path()).env_clear();
+    command.args(["-S", "-u"]).current_dir(place.path()).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", place.path());
     command.env("LANG", "C.UTF-8").env("PYTHONPATH", package).env(MARK, place.id());
+    command.env("PYTHONPYCACHEPREFIX", package.with_file_name("compiled"));
     command
 }
 
