@@ -202,15 +202,34 @@ async fn perform(stage: &mut Stage, fault: Fault, sites: &RwLock<Vec<String>>) {
 }
 
 /// A user's conversation until the end: turns, and from time to time the question what was said.
-async fn talk(name: String, sites: Arc<RwLock<Vec<String>>>, end: Arc<AtomicBool>, seed: u64) -> Talk {
+/// What the model is asked for: a turn of half a second, and one of many pieces.
+#[derive(Clone, Copy)]
+struct Markers {
+    slow: &'static str,
+    pieces: &'static str,
+    echoes: bool,
+}
+
+const SIMULATED: Markers =
+    Markers { slow: "[[sleep:500]]", pieces: "[[deltas:20]][[delay:30]]", echoes: true };
+const REAL: Markers = Markers { slow: "[[delay:500]][[say:done]]", pieces: "[[deltas:20]]", echoes: false };
+
+async fn talk(
+    name: String,
+    sites: Arc<RwLock<Vec<String>>>,
+    end: Arc<AtomicBool>,
+    seed: u64,
+    markers: Markers,
+) -> Talk {
     let (mut talk, mut random) = (Talk::new(&name, "default"), fastrand::Rng::with_seed(seed));
+    talk.echoes = markers.echoes;
     let mut failing_since: Option<Instant> = None;
     while !end.load(Ordering::Acquire) {
         let site = random.choice(sites.read().unwrap().iter()).expect("a node").clone();
         let answer = match random.u32(..10) {
             0 => talk.recall(&site).await,
-            1..3 => talk.say(&site, "[[sleep:500]]").await,
-            3 => talk.say(&site, "[[deltas:20]][[delay:30]]").await,
+            1..3 => talk.say(&site, markers.slow).await,
+            3 => talk.say(&site, markers.pieces).await,
             _ => talk.say(&site, "").await,
         };
         if let End::Good { .. } = answer {
@@ -255,9 +274,10 @@ async fn chaos_loses_nothing() {
     let names: Vec<_> = (0..users).map(|number| format!("chaotic-{number}")).collect();
     let observer = Observer::start(&cluster, names.iter().map(|name| (name.as_str(), "default")));
     let (sites, end) = (Arc::new(RwLock::new(cluster.sites())), Arc::new(AtomicBool::new(false)));
+    let markers = if api.is_some() { REAL } else { SIMULATED };
     let mut talks = JoinSet::new();
     for (number, name) in names.iter().enumerate() {
-        talks.spawn(talk(name.clone(), sites.clone(), end.clone(), seed ^ number as u64));
+        talks.spawn(talk(name.clone(), sites.clone(), end.clone(), seed ^ number as u64, markers));
     }
     let mut stage = Stage { cluster, observer, bucket, has_disks };
     let (mut plan, began, mut faults) = (Plan(fastrand::Rng::with_seed(seed)), now(), BTreeMap::new());
