@@ -43,6 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::fence::Fence;
@@ -56,12 +57,15 @@ pub(crate) use self::status::ClusterStatus;
 use crate::config::Replication;
 use crate::error::TurnError;
 use crate::model::ids::{SessionHash, UserId};
+use crate::support::blocking::blocking_long;
 use crate::telemetry::metrics::ForwardResult;
 
 /// Time after a node has left from which nothing more is expected of it.
 const LEFT_FOR: Duration = Duration::from_secs(3);
 /// The same after the end of the lease of a node that was not leaving: it has ended its turns before, or it stands still.
 const LOST_FOR: Duration = Duration::from_millis(500);
+/// Time in which the disk takes everything at the end.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 /// Interval of looking for a node.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -168,6 +172,13 @@ impl Cluster {
         let left = if is_empty { 0 } else { self.membership.held().len() };
         if let Err(error) = self.membership.leave(Duration::ZERO).await {
             tracing::warn!(%error, "the lease of this node could not be ended: it ends by itself");
+        }
+        let data_dir = self.house.data_dir.clone();
+        let settling = timeout(SETTLES_WITHIN, blocking_long(move || mark::settle(&data_dir)));
+        if !matches!(settling.await, Ok(Ok(()))) {
+            tracing::warn!(
+                "files of users that could not be stored may be lost if this machine loses its power"
+            );
         }
         left
     }

@@ -30,7 +30,7 @@ const CONFIG: &str = "[http]\nrequests_per_minute = 0\n[metrics]\nsample_interva
 /// Turns that are not counted, and the time in which the work of a start comes to its end. A start calibrates clocks, for
 /// as many instructions as a hundred turns.
 const UNCOUNTED: usize = 5;
-const SETTLES_WITHIN: Duration = Duration::from_millis(1500);
+const SETTLES_WITHIN: Duration = Duration::from_secs(3);
 
 /// Instructions of a server for this number of turns, and for its end.
 pub(crate) fn count(dialect: Dialect, turns: usize, deltas: usize) -> u64 {

@@ -177,6 +177,7 @@ impl House {
         resident: &Arc<Resident>,
         extent: Extent,
     ) -> Result<(), TurnError> {
+        let (house, of, wanted, stay) = (self.clone(), resident.clone(), resident.wants(), resident.stay());
         let Ok(place) = resident.commits.clone().try_acquire_owned() else {
             if extent == Extent::Changes {
                 resident.changes_wait.store(false, Ordering::Release);
@@ -184,7 +185,6 @@ impl House {
             self.count(CommitResult::Failed);
             return Err(self.not_replicated());
         };
-        let (house, of, wanted, stay) = (self.clone(), resident.clone(), resident.wants(), resident.stay());
         let storing = self.tasks.spawn(async move {
             let stored = house.store(&of, extent, wanted, &stay).await;
             drop(place);
@@ -299,6 +299,7 @@ impl House {
             if matches!(error, TurnError::Moved) && is_over().is_none() {
                 // Changes that wait have nothing to store.
                 *present = None;
+                *resident.waits_since.lock_unpoisoned() = None;
             }
             return Err(error);
         }
@@ -380,9 +381,10 @@ impl House {
             head.early = self.config.replication == Replication::Async;
             head.released = extent == Extent::Last && info.is_current;
             let is_partial = !info.is_current || (is_limited_first && info.summary.later_files > 0);
-            if is_first {
-                // Before the head, which would hide that there may be more here.
-                self.note(resident.hash, Mark::newer(files.fence, None)).await;
+            // Before the head, which would hide that there may be more here.
+            if is_first && !self.note(resident.hash, Mark::newer(files.fence, None)).await {
+                sleep(PAUSE).await;
+                continue;
             }
             match membership.commit(resident.hash, files.fence, head.clone()).await {
                 CommitEnd::Done => {

@@ -366,14 +366,15 @@ impl House {
                 tracing::warn!(%error, "the last changes of a user who leaves this node were not stored");
             }
             Ok(files) => {
-                let (house, user) = (self.clone(), resident.user.clone());
-                // Goes on to its end when this is dropped, and whoever brings the user here waits for it.
+                let (house, of) = (self.clone(), resident.clone());
+                // Goes on to its end when this is dropped. Whoever brings the user here meanwhile finds the same place, and waits.
                 let removing = self.tasks.spawn(async move {
                     // Noted before: what is left of them is never taken for the latest.
-                    if house.note(hash, Mark::Stored).await && residents.forget(&user).await {
+                    if house.note(hash, Mark::Stored).await && residents.forget(&of.user).await {
                         house.note(hash, Mark::Never).await;
                     }
                     drop(files);
+                    house.dismiss(of);
                 });
                 removing.await.ok();
             }

@@ -15,6 +15,14 @@ use crate::support::atomic_file::{self, Durability};
 use crate::support::blocking::blocking;
 use crate::workspace::records_dir;
 
+/// Number of this start of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Name of the file beside the marks with that number while a server runs, and with [`SETTLED`] after an orderly end.
+const BOOT: &str = "boot";
+const SETTLED: &str = "settled";
+/// The mark of files that are the latest only if the store has nothing.
+const NOTHING_STORED: &str = "0 0";
+
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
@@ -92,22 +100,62 @@ pub(super) fn may_lack(data_dir: &Path, user: UserHash) -> io::Result<bool> {
     }
 }
 
-/// Removes what writes that were cut off have left. Blocking.
+/// Before marks are read: removes what writes that were cut off have left. Where the machine has lost its power since, files
+/// may lack the latest of what their marks say: they are the latest only of users of whom the store has nothing. Blocking.
 ///
 /// # Errors
-/// The directory cannot be read.
-pub(super) fn sweep(data_dir: &Path) -> io::Result<()> {
-    let entries = match std::fs::read_dir(directory(data_dir)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
+/// The directory cannot be read or written.
+pub(super) fn begin(data_dir: &Path) -> io::Result<()> {
+    let directory = directory(data_dir);
+    std::fs::create_dir_all(&directory)?;
+    let boot = std::fs::read_to_string(BOOT_ID)?;
+    let noted = match std::fs::read_to_string(directory.join(BOOT)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        noted => Some(noted?),
     };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(atomic_file::is_temporary_name) {
-            remove(&entry.path())?;
+    // Without the file nothing that knows of it has run here.
+    let is_same = noted.as_ref() == Some(&boot);
+    let is_whole = is_same || noted.is_none_or(|noted| noted == SETTLED);
+    for (name, path) in entries(&directory)? {
+        if atomic_file::is_temporary_name(&name) {
+            remove(&path)?;
+        } else if !is_whole && is_newer(&name, &path)? {
+            atomic_file::replace(&path, NOTHING_STORED.as_bytes(), Durability::Disk)?;
+        }
+    }
+    if is_same {
+        return Ok(());
+    }
+    // Before anything is written that the disk may not have yet.
+    atomic_file::replace(&directory.join(BOOT), boot.as_bytes(), Durability::Disk)
+}
+
+/// After the last change: files that are newer than the store are on the disk, and outlive the machine. Blocking.
+///
+/// # Errors
+/// They may not be.
+pub(super) fn settle(data_dir: &Path) -> io::Result<()> {
+    let directory = directory(data_dir);
+    for (name, path) in entries(&directory)? {
+        if is_newer(&name, &path)? {
+            rustix::fs::syncfs(std::fs::File::open(data_dir)?)?;
+            return atomic_file::replace(&directory.join(BOOT), SETTLED.as_bytes(), Durability::Disk);
         }
     }
     Ok(())
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let entries = std::fs::read_dir(directory)?.map(|entry| {
+        let entry = entry?;
+        Ok((entry.file_name().to_string_lossy().into_owned(), entry.path()))
+    });
+    entries.collect()
+}
+
+/// Whether it is the mark of files that are newer.
+fn is_newer(name: &str, path: &Path) -> io::Result<bool> {
+    Ok(name.parse::<UserHash>().is_ok() && path.metadata()?.len() > 0)
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -196,15 +244,41 @@ mod tests {
     #[tokio::test]
     async fn write_that_was_cut_off_leaves_nothing() {
         let data_dir = tempfile::tempdir().unwrap();
-        sweep(data_dir.path()).unwrap();
+        begin(data_dir.path()).unwrap();
         let user = UserHash::from_bytes([7; 16]);
         Mark::Stored.write(data_dir.path(), user).await.unwrap();
         let cut_off = directory(data_dir.path()).join(atomic_file::temporary_name());
         std::fs::write(&cut_off, "3").unwrap();
-        sweep(data_dir.path()).unwrap();
+        begin(data_dir.path()).unwrap();
         assert_eq!(
             (cut_off.exists(), Mark::read(data_dir.path(), user).await.unwrap()),
             (false, Mark::Stored)
         );
+    }
+
+    #[tokio::test]
+    async fn files_of_a_machine_that_lost_its_power_are_not_the_latest() {
+        let data_dir = tempfile::tempdir().unwrap();
+        let data_dir = data_dir.path();
+        let users = [1, 2].map(|number| UserHash::from_bytes([number; 16]));
+        let (newer, boot) = (Mark::Newer { fence: 5, seq: 3 }, directory(data_dir).join(BOOT));
+        let marks = async || {
+            let [one, two] = users.map(|user| Mark::read(data_dir, user));
+            [one.await.unwrap(), two.await.unwrap()]
+        };
+        std::fs::create_dir_all(directory(data_dir)).unwrap();
+        newer.write(data_dir, users[0]).await.unwrap();
+        Mark::Stored.write(data_dir, users[1]).await.unwrap();
+        // The first start that knows of it, another one after a kill, and one after an orderly end and a start of the machine.
+        begin(data_dir).unwrap();
+        begin(data_dir).unwrap();
+        settle(data_dir).unwrap();
+        begin(data_dir).unwrap();
+        assert_eq!(marks().await, [newer, Mark::Stored]);
+        std::fs::write(&boot, "another start of the machine").unwrap();
+        begin(data_dir).unwrap();
+        let [lost, stored] = marks().await;
+        assert!(!lost.is_latest(Some(&head(5, 3, false))) && lost.is_latest(None), "{lost:?}");
+        assert!(may_lack(data_dir, users[0]).unwrap() && stored == Mark::Stored);
     }
 }

@@ -48,7 +48,7 @@ impl Cluster {
         let data_dir = config.data_dir.clone();
         let recovered = blocking(move || {
             super::replica::recover(&data_dir)?;
-            super::mark::sweep(&data_dir)?;
+            super::mark::begin(&data_dir)?;
             Ok(super::bring_in::unknown_users(&data_dir)?.len())
         });
         let coming = recovered.await;

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::cluster::Later;
 use crate::cluster::bring_in::unknown_users;
-use crate::cluster::ledger::NodeInfo;
 use crate::cluster::ledger::memory::Memory;
+use crate::cluster::ledger::{Keys, NodeInfo, Operation, Txn};
 use crate::cluster::membership::{Claimed, Clock, Granted, MemberSettings};
 use crate::cluster::ownership::Limits;
 use crate::cluster::replica::ReplicaConfig;
@@ -33,7 +33,9 @@ struct Leaving {
 struct Files {
     data_dir: PathBuf,
     /// Asked before files are removed, where a test wants to.
-    leaving: Option<mpsc::UnboundedSender<Leaving>>,
+    leaving: Option<mpsc::Sender<Leaving>>,
+    /// Told when a user is lost.
+    stopped: mpsc::Sender<()>,
     losses: AtomicUsize,
 }
 
@@ -43,6 +45,7 @@ impl Residents for Files {
     }
 
     fn end<'a>(&'a self, _: &'a UserId) -> Later<'a, ()> {
+        self.stopped.try_send(()).ok();
         Box::pin(async {})
     }
 
@@ -51,7 +54,7 @@ impl Residents for Files {
             if let Some(leaving) = &self.leaving {
                 let (removal, may_remove) = oneshot::channel();
                 let mark = Mark::read(&self.data_dir, UserHash::of(user)).await.unwrap();
-                leaving.send(Leaving { mark, removal }).ok();
+                leaving.send(Leaving { mark, removal }).await.ok();
                 may_remove.await.ok();
             }
             UserFiles::of(&self.data_dir, user).delete_all_but_tokens().is_ok()
@@ -78,7 +81,8 @@ struct Here {
     house: Arc<House>,
     member: Membership,
     end: CancellationToken,
-    leaving: mpsc::UnboundedReceiver<Leaving>,
+    leaving: mpsc::Receiver<Leaving>,
+    stopped: mpsc::Receiver<()>,
     files: Arc<Files>,
 }
 
@@ -120,10 +124,12 @@ impl Shared {
         let (ledger, steward) = (Arc::new(self.ledger.connect()), Arc::new(Steward(house.clone())));
         let member = Membership::join(ledger, steward, settings, tasks, end.clone()).await.unwrap();
         house.joined(member.clone());
-        let (asked, leaving) = mpsc::unbounded_channel();
-        let files = Arc::new(Files { data_dir, leaving: asks.then_some(asked), losses: AtomicUsize::new(0) });
+        let ((asked, leaving), (ended, stopped)) = (mpsc::channel(1), mpsc::channel(1));
+        let leaves = asks.then_some(asked);
+        let files =
+            Arc::new(Files { data_dir, leaving: leaves, stopped: ended, losses: AtomicUsize::new(0) });
         house.inhabit(files.clone());
-        Here { node: node.clone(), house, member, end, leaving, files }
+        Here { node: node.clone(), house, member, end, leaving, stopped, files }
     }
 }
 
@@ -272,6 +278,30 @@ async fn node_that_is_killed_while_it_removes_files_does_not_take_the_rest_for_t
     }
 }
 
+/// The ownership ends while files of the user are removed, and the user comes back at once.
+#[tokio::test]
+async fn user_who_comes_back_waits_for_the_removal_of_its_files() {
+    let shared = Shared::new().await;
+    let (node, session) = large_user();
+    let mut here = shared.start(&node, true).await;
+    let (resident, granted) = here.claim().await;
+    here.turn(&resident, &session, "one").await;
+    let before = node.tree();
+    drop((resident, granted));
+    here.member.evict(here.hash());
+    let Leaving { removal, .. } = timeout(SOON, here.leaving.recv()).await.unwrap().unwrap();
+    let owner = Keys::new("/p/").owner(here.hash());
+    let remove = Txn { success: vec![Operation::Delete { key: owner }], ..Txn::default() };
+    shared.ledger.with(|store| store.txn(&remove)).unwrap();
+    assert!(timeout(SOON, here.stopped.recv()).await.unwrap().is_some());
+    let back = here.claim();
+    tokio::pin!(back);
+    assert!(timeout(Duration::from_millis(300), &mut back).await.is_err(), "it waits");
+    removal.send(()).unwrap();
+    let (_resident, _granted) = timeout(SOON, back).await.unwrap();
+    assert_eq!((node.tree(), here.set_aside()), (before, 0));
+}
+
 #[tokio::test]
 async fn restart_keeps_what_a_partial_first_object_left_out() {
     // After the first object, after more turns, and before the node could note that an object was there.
@@ -359,7 +389,7 @@ async fn changes_of_a_user_who_leaves_hold_up_nothing() {
         .map(|_| {
             resident.touch(&session.hash);
             let (house, resident) = (here.house.clone(), resident.clone());
-            tokio::spawn(async move { house.commit(&resident, Extent::Turn).await })
+            here.house.tasks.spawn(async move { house.commit(&resident, Extent::Turn).await })
         })
         .collect();
     timeout(SOON, asked.notified()).await.unwrap();
