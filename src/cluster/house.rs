@@ -367,7 +367,7 @@ impl House {
             }
             Ok(files) => {
                 let (house, of) = (self.clone(), resident.clone());
-                // Goes on to its end when this is dropped. Whoever brings the user here meanwhile finds the same place, and waits.
+                // Goes on to its end when this is dropped. A claim meanwhile finds the same place, and waits.
                 let removing = self.tasks.spawn(async move {
                     // Noted before: what is left of them is never taken for the latest.
                     if house.note(hash, Mark::Stored).await && residents.forget(&of.user).await {

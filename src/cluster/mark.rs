@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_the_latest_unless_another_node_had_the_user() {
+    fn latest_files_are_those_that_nobody_went_on_from() {
         let newer = |fence, seq| Mark::Newer { fence, seq };
         let table = [
             // The first object was not written, or its answer has not come.
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_of_a_machine_that_lost_its_power_are_not_the_latest() {
+    async fn files_before_a_loss_of_power_are_not_the_latest() {
         let data_dir = tempfile::tempdir().unwrap();
         let data_dir = data_dir.path();
         let users = [1, 2].map(|number| UserHash::from_bytes([number; 16]));

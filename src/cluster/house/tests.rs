@@ -34,7 +34,7 @@ struct Files {
     data_dir: PathBuf,
     /// Asked before files are removed, where a test wants to.
     leaving: Option<mpsc::Sender<Leaving>>,
-    /// Told when a user is lost.
+    /// Notified when a user is lost.
     stopped: mpsc::Sender<()>,
     losses: AtomicUsize,
 }
@@ -187,7 +187,7 @@ fn large_user() -> (Arc<Node>, Session) {
     (node, session)
 }
 
-/// Has the store hold up the first object of this number. It is told when it comes.
+/// Has the store hold up the first object of this number. The result is notified when it comes.
 fn hold_up(bucket: &S3, seq: u64, fault: Fault) -> Arc<Notify> {
     let came = Arc::new(Notify::new());
     let (tell, number) = (came.clone(), format!("/{seq:020}"));
@@ -229,7 +229,7 @@ async fn due_snapshot_ends_when_its_user_leaves() {
 }
 
 #[tokio::test]
-async fn snapshot_that_waits_for_a_place_ends_when_its_user_leaves() {
+async fn waiting_snapshot_ends_when_its_user_leaves() {
     let shared = Shared::new().await;
     let (node, session) = large_user();
     let here = shared.start(&node, false).await;
@@ -248,7 +248,7 @@ async fn snapshot_that_waits_for_a_place_ends_when_its_user_leaves() {
 
 /// The files of a user who has left are removed after the last change is stored, and the node may be killed in the middle.
 #[tokio::test]
-async fn node_that_is_killed_while_it_removes_files_does_not_take_the_rest_for_the_latest() {
+async fn rest_of_files_in_removal_is_not_the_latest() {
     for is_large in [true, false] {
         let shared = Shared::new().await;
         let (node, session) = large_user();
@@ -280,7 +280,7 @@ async fn node_that_is_killed_while_it_removes_files_does_not_take_the_rest_for_t
 
 /// The ownership ends while files of the user are removed, and the user comes back at once.
 #[tokio::test]
-async fn user_who_comes_back_waits_for_the_removal_of_its_files() {
+async fn user_who_is_back_waits_for_the_removal() {
     let shared = Shared::new().await;
     let (node, session) = large_user();
     let mut here = shared.start(&node, true).await;
