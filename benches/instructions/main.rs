@@ -58,12 +58,12 @@ type Bounds = Option<(u64, u64)>;
 /// measured of a released build, and 10 % of the other.
 const CASES: [(&str, Case, Bounds, Bounds); 7] = [
     ("floor", Case::Floor, None, None),
-    ("off", Case::Library(JournalMode::Off), Some((115_000, 590)), Some((1_030_000, 5_500))),
-    ("written", Case::Library(JournalMode::Written), Some((126_000, 590)), Some((1_180_000, 5_700))),
-    ("keepalive", Case::Http(http::Dialect::Keepalive), Some((268_000, 950)), Some((2_270_000, 11_300))),
-    ("anthropic", Case::Http(http::Dialect::Anthropic), Some((385_000, 1_740)), Some((4_620_000, 50_500))),
-    ("responses", Case::Http(http::Dialect::Responses), Some((657_000, 2_720)), Some((6_210_000, 55_900))),
-    ("tools", Case::Http(http::Dialect::Tools), Some((978_000, 1_750)), Some((8_510_000, 52_000))),
+    ("off", Case::Library(JournalMode::Off), Some((115_000, 590)), Some((869_000, 3_310))),
+    ("written", Case::Library(JournalMode::Written), Some((126_000, 590)), Some((957_000, 3_410))),
+    ("keepalive", Case::Http(http::Dialect::Keepalive), Some((268_000, 950)), Some((1_805_000, 4_740))),
+    ("anthropic", Case::Http(http::Dialect::Anthropic), Some((385_000, 1_740)), Some((4_150_000, 42_500))),
+    ("responses", Case::Http(http::Dialect::Responses), Some((657_000, 2_720)), Some((5_450_000, 47_200))),
+    ("tools", Case::Http(http::Dialect::Tools), Some((978_000, 1_750)), Some((7_580_000, 42_600))),
 ];
 
 fn main() {
