@@ -99,5 +99,7 @@ async fn ask_all(
 fn median<'a>(given: impl Iterator<Item = &'a Answered>) -> Duration {
     let mut times: Vec<Duration> = given.map(|given| given.first).collect();
     times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+    // Of an even number, the mean of those in the middle: one of two is either the luckier or the worse.
+    let middle = [times.len().saturating_sub(1) / 2, times.len() / 2];
+    middle.into_iter().filter_map(|at| times.get(at)).sum::<Duration>() / 2
 }
