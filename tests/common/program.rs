@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::guard::Guard;
 use crate::metrics::Scrape;
 use crate::output::Output;
-use crate::place::{MARK, Place};
+use crate::place::{MARK, Place, wait_until};
 use crate::process::Process;
 use crate::{SOON, eventually_some};
 
@@ -135,6 +135,11 @@ impl Program {
 
     pub fn err(&self) -> String {
         self.err.text()
+    }
+
+    /// Whether it writes this to standard error soon: what it has written arrives a moment later.
+    pub fn logs(&self, text: &str) -> bool {
+        wait_until(SOON, || self.err().contains(text))
     }
 
     fn ended(&mut self) -> Option<ExitStatus> {

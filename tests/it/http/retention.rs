@@ -89,7 +89,7 @@ async fn idle_session_is_deleted_with_everything() {
     eventually_some("the other one is counted", SOON, counted).await;
     assert!(site.metric("sessions_on_disk_bytes", &[]).await > 0.0);
     assert!(site.metric("sessions_on_disk_files", &[]).await > 0.0);
-    assert!(program.err().contains("deleted by the retention rules"));
+    assert!(program.logs("deleted by the retention rules"));
     assert!(!program.err().contains("alice"), "{}", program.err());
 
     // The user comes back: a new conversation, and the loss is the first event of its answer.

@@ -134,7 +134,7 @@ async fn broken_record_is_counted_and_its_session_works() {
     assert_eq!(site.metric("records_broken_total", &[]).await, 1.0);
     assert_eq!(site.metric("contexts_lost_total", &[]).await, 0.0, "the journal names the conversation");
     assert_eq!(site.turn("alice", "[[recall]]").await.text(), "hello");
-    assert!(program.err().contains("moved aside"));
+    assert!(program.logs("moved aside"));
     program.signal(rustix::process::Signal::TERM);
     assert_eq!(program.code().await, Some(0));
     // Now both are broken.
@@ -148,7 +148,7 @@ async fn broken_record_is_counted_and_its_session_works() {
     assert_eq!(events[0]["subtype"], "context_lost");
     assert_eq!(site.turn("alice", "on").await.text(), "echo 2: on");
     assert_eq!(site.metric("contexts_lost_total", &["kind=\"conversation\""]).await, 1.0, "one loss");
-    assert!(program.err().contains("moved aside"));
+    assert!(program.logs("moved aside"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,7 +238,7 @@ async fn journal_of_a_full_disk_is_whole_later() {
     assert!(site.metric("journal_errors_total", &["reason=\"write\""]).await > 0.0);
     std::fs::remove_file(seen.join("ballast")).unwrap();
     assert_eq!(site.turn("alice", "third").await.text(), "echo 3: third");
-    assert!(program.err().contains("is written again"), "{}", program.err());
+    assert!(program.logs("is written again"), "{}", program.err());
     assert_eq!(Answer::of(site.session("DELETE", "default", "alice")).await.status, 200);
     let projects =
         crate::common::layout::session_dir(&seen, "alice", "default").join("home/.claude/projects");
