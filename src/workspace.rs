@@ -44,12 +44,12 @@ pub(crate) use credentials::CredentialsFile;
 pub(crate) use credentials::CredentialsPlace;
 #[cfg(feature = "broker")]
 pub(crate) use credentials::OauthStore;
-#[cfg(feature = "cluster")]
-pub(crate) use data_dir::FORMAT;
 pub(crate) use data_dir::{
     DataDirLock, RESPONSES_KEPT_FOR, conversations_dir, let_users_pass, open, records_dir, responses_dir,
     sessions_dir, try_writing, uids_file, usage_dir, user_digest, user_dir, user_of_digest, users_dir,
 };
+#[cfg(feature = "cluster")]
+pub(crate) use data_dir::{FORMAT, is_full};
 #[cfg(feature = "server")]
 pub(crate) use data_dir::{format_file, format_of, lock, user_digest_long};
 pub(crate) use delete::{Deleted, finish_deletions};

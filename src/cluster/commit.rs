@@ -381,8 +381,10 @@ impl House {
             head.early = self.config.replication == Replication::Async;
             head.released = extent == Extent::Last && info.is_current;
             let is_partial = !info.is_current || (is_limited_first && info.summary.later_files > 0);
-            // Before the head, which would hide that there may be more here.
-            if is_first && !self.note(resident.hash, Mark::newer(files.fence, None)).await {
+            // Before the head, which would hide that there is more here. One that has all, or is the last, is stored in any case.
+            let is_noted = !is_first || self.note(resident.hash, Mark::newer(files.fence, None)).await;
+            if !is_noted && is_partial && extent != Extent::Last {
+                *self.failed_at.lock_unpoisoned() = Some(Instant::now());
                 sleep(PAUSE).await;
                 continue;
             }

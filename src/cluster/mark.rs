@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::ledger::{Fence, Head, UserHash};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::blocking::blocking;
-use crate::workspace::records_dir;
+use crate::workspace::{is_full, records_dir};
 
 /// Number of this start of the machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -107,8 +107,13 @@ pub(super) fn may_lack(data_dir: &Path, user: UserHash) -> io::Result<bool> {
 /// The directory cannot be read or written.
 pub(super) fn begin(data_dir: &Path) -> io::Result<()> {
     let directory = directory(data_dir);
-    std::fs::create_dir_all(&directory)?;
-    let boot = std::fs::read_to_string(BOOT_ID)?;
+    match std::fs::create_dir_all(&directory) {
+        // There are no marks.
+        Err(error) if is_full(&error) => return Ok(()),
+        done => done?,
+    }
+    // Where it cannot be read, each start is taken for another one.
+    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_else(|_| uuid::Uuid::new_v4().to_string());
     let noted = match std::fs::read_to_string(directory.join(BOOT)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         noted => Some(noted?),
@@ -127,7 +132,12 @@ pub(super) fn begin(data_dir: &Path) -> io::Result<()> {
         return Ok(());
     }
     // Before anything is written that the disk may not have yet.
-    atomic_file::replace(&directory.join(BOOT), boot.as_bytes(), Durability::Disk)
+    let path = directory.join(BOOT);
+    let noted = atomic_file::replace(&path, boot.as_bytes(), Durability::Disk);
+    // A server starts on such a disk. Empty the file needs no room, and is that of no start.
+    let noted = noted
+        .or_else(|error| if is_full(&error) { std::fs::File::create(&path)?.sync_all() } else { Err(error) });
+    noted.or_else(|error| if is_full(&error) { Ok(()) } else { Err(error) })
 }
 
 /// After the last change: files that are newer than the store are on the disk, and outlive the machine. Blocking.
@@ -155,7 +165,14 @@ fn entries(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 
 /// Whether it is the mark of files that are newer.
 fn is_newer(name: &str, path: &Path) -> io::Result<bool> {
-    Ok(name.parse::<UserHash>().is_ok() && path.metadata()?.len() > 0)
+    if name.parse::<UserHash>().is_err() {
+        return Ok(false);
+    }
+    match path.metadata() {
+        // A removal that still runs.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => Ok(found?.len() > 0),
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
