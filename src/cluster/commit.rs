@@ -295,8 +295,8 @@ impl House {
         if let Err(error) = result {
             touched.iter().for_each(|session| resident.touch(session));
             files.snapshot_failed = (extent == Extent::Due).then(Instant::now).or(files.snapshot_failed);
-            let is_over = || self.membership()?.stored_of(resident.hash, files.fence);
-            if matches!(error, TurnError::Moved) && is_over().is_none() {
+            let owned = || self.membership()?.stored_of(resident.hash, files.fence);
+            if matches!(error, TurnError::Moved) && owned().is_none() {
                 // Changes that wait have nothing to store.
                 *present = None;
                 *resident.waits_since.lock_unpoisoned() = None;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::ledger::{Fence, Head, UserHash};
 use crate::support::atomic_file::{self, Durability};
 use crate::support::blocking::blocking;
-use crate::workspace::{is_full, records_dir};
+use crate::workspace::{is_full, records_dir, remove_any};
 
 /// Number of this start of the machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -67,7 +67,7 @@ impl Mark {
     pub(super) async fn write(self, data_dir: &Path, user: UserHash) -> io::Result<()> {
         let path = path(data_dir, user);
         let content = match self {
-            Self::Never => return blocking(move || remove(&path)).await,
+            Self::Never => return blocking(move || remove_any(&path)).await,
             Self::Stored => String::new(),
             Self::Newer { fence, seq } => format!("{fence} {seq}"),
         };
@@ -123,7 +123,7 @@ pub(super) fn begin(data_dir: &Path) -> io::Result<()> {
     let is_whole = is_same || noted.is_none_or(|noted| noted == SETTLED);
     for (name, path) in entries(&directory)? {
         if atomic_file::is_temporary_name(&name) {
-            remove(&path)?;
+            remove_any(&path)?;
         } else if !is_whole && is_newer(&name, &path)? {
             atomic_file::replace(&path, NOTHING_STORED.as_bytes(), Durability::Disk)?;
         }
@@ -172,13 +172,6 @@ fn is_newer(name: &str, path: &Path) -> io::Result<bool> {
         // A removal that still runs.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         found => Ok(found?.len() > 0),
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
     }
 }
 

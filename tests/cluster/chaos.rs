@@ -201,7 +201,6 @@ async fn perform(stage: &mut Stage, fault: Fault, sites: &RwLock<Vec<String>>) {
     *sites.write().unwrap() = cluster.sites();
 }
 
-/// A user's conversation until the end: turns, and from time to time the question what was said.
 /// What the model is asked for: a turn of half a second, and one of many pieces.
 #[derive(Clone, Copy)]
 struct Markers {
@@ -214,6 +213,7 @@ const SIMULATED: Markers =
     Markers { slow: "[[sleep:500]]", pieces: "[[deltas:20]][[delay:30]]", echoes: true };
 const REAL: Markers = Markers { slow: "[[delay:500]][[say:done]]", pieces: "[[deltas:20]]", echoes: false };
 
+/// A user's conversation until the end: turns, and from time to time the question what was said.
 async fn talk(
     name: String,
     sites: Arc<RwLock<Vec<String>>>,

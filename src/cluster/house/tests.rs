@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 
 use hyper::Method;
 use metrics::NoopRecorder;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::*;
@@ -163,6 +163,13 @@ impl Here {
         self.house.commit(resident, Extent::Turn).await.unwrap();
     }
 
+    /// Snapshots in the background wait as long as the result is held.
+    async fn hold_snapshots(&self) -> OwnedSemaphorePermit {
+        let places = self.house.replica.snapshots.clone();
+        let all = places.available_permits() as u32;
+        places.acquire_many_owned(all).await.unwrap()
+    }
+
     /// What was set aside of the user.
     fn set_aside(&self) -> usize {
         std::fs::read_dir(self.node.path().join("replaced")).map_or(0, Iterator::count)
@@ -233,8 +240,7 @@ async fn waiting_snapshot_ends_when_its_user_leaves() {
     let shared = Shared::new().await;
     let (node, session) = large_user();
     let here = shared.start(&node, false).await;
-    let all = here.house.replica.snapshots.available_permits();
-    let places = here.house.replica.snapshots.clone().acquire_many_owned(all as u32).await.unwrap();
+    let places = here.hold_snapshots().await;
     let (resident, granted) = here.claim().await;
     here.turn(&resident, &session, "one").await;
     let before = node.tree();
@@ -257,8 +263,7 @@ async fn rest_of_files_in_removal_is_not_the_latest() {
             std::fs::create_dir(&session.work).unwrap();
         }
         let mut here = shared.start(&node, true).await;
-        let all = here.house.replica.snapshots.available_permits() as u32;
-        let _places = here.house.replica.snapshots.clone().acquire_many_owned(all).await.unwrap();
+        let _places = here.hold_snapshots().await;
         let (resident, granted) = here.claim().await;
         here.turn(&resident, &session, "one").await;
         here.turn(&resident, &session, "two").await;
@@ -309,8 +314,7 @@ async fn restart_keeps_what_a_partial_first_object_left_out() {
         let shared = Shared::new().await;
         let (node, session) = large_user();
         let here = shared.start(&node, false).await;
-        let all = here.house.replica.snapshots.available_permits() as u32;
-        let _places = here.house.replica.snapshots.clone().acquire_many_owned(all).await.unwrap();
+        let _places = here.hold_snapshots().await;
         let (resident, granted) = here.claim().await;
         for turn in 0..turns {
             here.turn(&resident, &session, &format!("turn {turn}")).await;
@@ -345,8 +349,7 @@ async fn rest_of_a_user_who_went_on_elsewhere_is_set_aside() {
     let shared = Shared::new().await;
     let (node, session) = large_user();
     let here = shared.start(&node, false).await;
-    let all = here.house.replica.snapshots.available_permits() as u32;
-    let _places = here.house.replica.snapshots.clone().acquire_many_owned(all).await.unwrap();
+    let _places = here.hold_snapshots().await;
     let (resident, granted) = here.claim().await;
     here.turn(&resident, &session, "one").await;
     drop(resident);
@@ -369,8 +372,7 @@ async fn changes_of_a_user_who_leaves_hold_up_nothing() {
     let shared = Shared::new().await;
     let (node, session) = large_user();
     let here = shared.start(&node, false).await;
-    let all = here.house.replica.snapshots.available_permits() as u32;
-    let _places = here.house.replica.snapshots.clone().acquire_many_owned(all).await.unwrap();
+    let _places = here.hold_snapshots().await;
     let (resident, granted) = here.claim().await;
     here.turn(&resident, &session, "one").await;
     // The next one, as the store does not take it, and others that wait for it.
