@@ -1,11 +1,11 @@
 //! etcd with one member, as a process of the bench.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pilotlight_test_support::guard::Guard;
+use pilotlight_test_support::ports::kept_port;
 use pilotlight_test_support::{eventually_some, installed};
 use serde_json::{Value, json};
 
@@ -20,15 +20,10 @@ pub(crate) struct Etcd {
     _data: tempfile::TempDir,
 }
 
-/// A port that is free now.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Etcd {
     pub(crate) async fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let [url, peer] = [(); 2].map(|()| format!("http://127.0.0.1:{}", free_port()));
+        let [url, peer] = [(); 2].map(|()| format!("http://127.0.0.1:{}", kept_port()));
         let mut command = Command::new(installed::etcd().expect("etcd is installed"));
         command.arg("--data-dir").arg(data.path().join("data"));
         command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);

@@ -3,7 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-use crate::etcd::{Etcd, free_port};
+use pilotlight_test_support::ports::kept_port;
+
+use crate::etcd::Etcd;
 use crate::server::Server;
 
 /// What every server of a comparison has, also one without a cluster. A measurement of memory looks at every process of the
@@ -39,7 +41,7 @@ impl Cluster {
         let table = format!(
             "[cluster]\netcd = [{:?}]\nnode = {name:?}\nlisten = \"127.0.0.1:{}\"\nsecret_file = {:?}\nstore = \"file://{}\"\nprefix = {:?}\n{more}\n",
             self.etcd,
-            free_port(),
+            kept_port(),
             self.directory.path().join("secret"),
             self.directory.path().join("store").display(),
             self.prefix(),

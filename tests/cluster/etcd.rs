@@ -1,6 +1,5 @@
 //! etcd on loopback, as processes of the test.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::common::guard::Guard;
+use crate::common::ports::kept_port;
 use crate::common::process::Process;
 use crate::common::{SOON, eventually_some, installed};
 use crate::network::Network;
@@ -27,11 +27,6 @@ struct Member {
     web: reqwest::Client,
 }
 
-/// A port that is free now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port").port()
-}
-
 impl Etcd {
     /// Starts a cluster of `count` members with the election times that the documentation gives.
     pub async fn start(count: usize) -> Option<Self> {
@@ -45,7 +40,7 @@ impl Etcd {
         let urls: Vec<[String; 2]> = (0..count)
             .map(|id| match network {
                 Some(network) => [2379, 2380].map(|port| format!("http://{}:{port}", network.address(id))),
-                None => [(); 2].map(|()| format!("http://127.0.0.1:{}", free_port())),
+                None => [(); 2].map(|()| format!("http://127.0.0.1:{}", kept_port())),
             })
             .collect();
         let peers: Vec<_> = urls.iter().enumerate().map(|(id, [_, peer])| format!("m{id}={peer}")).collect();
@@ -137,6 +132,7 @@ impl Etcd {
     async fn ready(&self) {
         for member in &self.members {
             eventually_some("etcd answers", SOON, async || {
+                assert!(member.process.is_alive(), "etcd has ended at its start");
                 let answer = member.ask("kv/range", &json!({ "key": "AA==" })).await?;
                 answer.get("header").map(drop)
             })

@@ -10,10 +10,11 @@ use tempfile::TempDir;
 
 use crate::common::client::Client;
 use crate::common::place::Place;
+use crate::common::ports::kept_port;
 use crate::common::program::holding;
 use crate::common::server::Server;
 use crate::common::{SOON, eventually_some};
-use crate::etcd::{Etcd, free_port};
+use crate::etcd::Etcd;
 use crate::nodes::SIM;
 
 /// What nodes share. Dropped after them.
@@ -41,7 +42,7 @@ impl Ground {
             "{SIM}\n[cluster]\netcd = {}\nnode = {name:?}\nlisten = \"127.0.0.1:{}\"\n\
              secret_file = \"{directory}/secret\"\nstore = \"file://{directory}/store\"\n",
             self.etcd.endpoints(),
-            free_port(),
+            kept_port(),
         )
     }
 

@@ -14,12 +14,13 @@ use tempfile::TempDir;
 
 use crate::common::client::Client;
 use crate::common::place::Place;
+use crate::common::ports::kept_port;
 use crate::common::process::Process;
 use crate::common::program::Answer;
 use crate::common::proxy::Proxy;
 use crate::common::s3;
 use crate::common::server::{Server, program};
-use crate::etcd::{Etcd, free_port};
+use crate::etcd::Etcd;
 use crate::network::Network;
 
 pub const SIM: &str = "[cli]\nprogram = \"sim\"\n";
@@ -174,7 +175,7 @@ impl Nodes {
                 );
                 (format!("{address}:8482"), Some(by.collect()), open)
             }
-            None => (format!("127.0.0.1:{}", free_port()), None, String::new()),
+            None => (format!("127.0.0.1:{}", kept_port()), None, String::new()),
         };
         let mut links = Vec::new();
         if self.around.is_linked {

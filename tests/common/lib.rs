@@ -19,6 +19,7 @@ pub mod layout;
 pub mod metrics;
 pub mod output;
 pub mod place;
+pub mod ports;
 pub mod process;
 pub mod program;
 pub mod proxy;

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::common::ports::kept_port;
 use crate::findings::{self, Findings};
-use crate::observers::{Datagrams, Port, UnixPort, free_port, outside_address};
+use crate::observers::{Datagrams, Port, UnixPort, outside_address};
 use crate::rungs::Term;
 use crate::scene::{ALICE, MALLORY, Scene, give, unique_number};
 
@@ -54,7 +55,7 @@ async fn attack(scene: &Scene, findings: &mut Findings) {
     let printed = scene.attempt(&["udp", "127.0.0.1", &datagrams.port().to_string(), "question"]).await;
     judge("udp", datagrams.received("question"), &printed);
 
-    let port = free_port();
+    let port = kept_port();
     let look = async || TcpStream::connect(("127.0.0.1", port)).is_ok();
     let (gained, printed) = scene.holding(&["offer", &port.to_string()], look).await;
     judge("offered-port", gained, &printed);

@@ -169,8 +169,3 @@ pub(crate) fn outside_address() -> Ipv4Addr {
         _ => Ipv4Addr::new(127, 0, 0, 2),
     }
 }
-
-/// A port of loopback that is free now.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}

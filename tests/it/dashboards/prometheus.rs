@@ -1,6 +1,5 @@
 //! A Prometheus of our own: found, started on a free port, asked, ended.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use serde_json::Value;
 use super::questions::directory;
 use crate::common::installed::left_out;
 use crate::common::place::{MARK, Place};
+use crate::common::ports::kept_port;
 use crate::common::{SOON, eventually_some};
 
 /// The program of this name: where `tests/run` puts it, or in PATH. Without it the test says that it is left out.
@@ -52,13 +52,13 @@ impl Prometheus {
         );
         let file = place.path().join("prometheus.yml");
         std::fs::write(&file, config).expect("the configuration is written");
-        // It cannot be asked for any free port; nobody else takes this one in between but by bad luck.
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+        // It cannot be asked for any free port.
+        let listen = format!("127.0.0.1:{}", kept_port());
         let log = std::fs::File::create(place.path().join("prometheus.log")).expect("a log");
         let child = Command::new(program)
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", place.path().join("prometheus").display()))
-            .arg(format!("--web.listen-address={free}"))
+            .arg(format!("--web.listen-address={listen}"))
             .env(MARK, place.id())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -66,7 +66,7 @@ impl Prometheus {
             .spawn()
             .expect("Prometheus starts");
         let web = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let prometheus = Self { child, url: format!("http://{free}"), web, _place: Arc::clone(place) };
+        let prometheus = Self { child, url: format!("http://{listen}"), web, _place: Arc::clone(place) };
         let is_ready = async || {
             let asked = prometheus.web.get(format!("{}/-/ready", prometheus.url)).send().await;
             asked.is_ok_and(|answer| answer.status().is_success()).then_some(())

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use super::super::process::MARK;
 use super::super::show::Problem;
 use super::super::stage::until;
-use super::node::free_port;
+use super::node::kept_port;
 
 /// Environment variable with the program.
 const VARIABLE: &str = "PILOTLIGHT_ETCD";
@@ -53,7 +53,7 @@ impl Etcd {
     /// Starts it with its data in `directory`.
     pub(super) fn start(program: &Path, directory: &Path, mark: &str) -> Result<Self, Problem> {
         let (url, peer) =
-            (format!("http://127.0.0.1:{}", free_port()?), format!("http://127.0.0.1:{}", free_port()?));
+            (format!("http://127.0.0.1:{}", kept_port()?), format!("http://127.0.0.1:{}", kept_port()?));
         let log = File::create(directory.join("etcd.log"))?;
         let mut command = Command::new(program);
         command.args(["--name", "demo"]).arg("--data-dir").arg(directory.join("etcd"));

@@ -1,7 +1,8 @@
 //! One node: a process of this program with a configuration and a data directory of its own.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,9 +21,16 @@ use super::super::stage::{SIMULATED_START, SIMULATION, until};
 /// Maximum time until a node serves: it starts the CLI once for that, and waits until its former lease has ended.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// A port that is free now.
-pub(super) fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// A port of loopback that nothing else is given for the next minute: a connection to it stays in TIME_WAIT.
+pub(super) fn kept_port() -> std::io::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    let mut connection = TcpStream::connect(address)?;
+    // The end that closes first is the one that waits.
+    drop(listener.accept()?);
+    drop(listener);
+    connection.read_to_end(&mut Vec::new())?;
+    Ok(address.port())
 }
 
 /// What all nodes share.
@@ -49,7 +57,7 @@ struct Running {
 impl Node {
     /// Writes the configuration.
     pub(super) fn create(name: &'static str, shared: &Shared<'_>) -> Result<Self, Problem> {
-        let config = configuration(name, shared, free_port()?)?;
+        let config = configuration(name, shared, kept_port()?)?;
         let path = shared.directory.join(format!("{name}.toml"));
         std::fs::write(&path, config)?;
         let log = shared.directory.join(format!("{name}.log"));

@@ -1,11 +1,11 @@
 //! A cluster of real etcd processes on loopback.
 
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use pilotlight_test_support::ports::kept_port;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -51,10 +51,6 @@ impl Drop for Member {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Cluster {
     pub(crate) async fn start(count: usize, options: Options) -> Option<Self> {
         let program = pilotlight_test_support::installed::etcd()?;
@@ -65,7 +61,7 @@ impl Cluster {
         let scheme = if options.tls { "https" } else { "http" };
         let addresses: Vec<_> = (0..count)
             .map(|_| {
-                (format!("{scheme}://127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()))
+                (format!("{scheme}://127.0.0.1:{}", kept_port()), format!("http://127.0.0.1:{}", kept_port()))
             })
             .collect();
         let mut cluster = Self { program, data, members: Vec::new(), options };
@@ -89,8 +85,9 @@ impl Cluster {
             .arg(self.data.path().join(format!("m{n}")))
             .args(["--listen-client-urls", client, "--advertise-client-urls", client])
             .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-            // bcrypt at its cheapest: a test has no secrets.
-            .args(["--bcrypt-cost", "4"])
+            // bcrypt at its cheapest: a test has no secrets. What a killed process has written is there all the same; only a
+            // machine that fails would need the disk.
+            .args(["--bcrypt-cost", "4", "--unsafe-no-fsync"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.unwrap())
@@ -122,11 +119,12 @@ impl Cluster {
     }
 
     /// Waits until every member answers and knows a leader.
-    async fn ready(&self) {
+    async fn ready(&mut self) {
         let end = Instant::now() + STARTS_WITHIN;
         for n in 0..self.members.len() {
             while self.status(n).await.is_none_or(|status| status.leader.is_empty() || status.leader == "0") {
-                assert!(Instant::now() < end, "member {n} does not start: {}", self.log(n));
+                let is_running = self.members[n].process.try_wait().unwrap().is_none();
+                assert!(is_running && Instant::now() < end, "member {n} does not start: {}", self.log(n));
                 sleep(Duration::from_millis(50)).await;
             }
         }
