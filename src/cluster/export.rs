@@ -36,7 +36,7 @@ impl ExportError {
     /// Whether it concerns one user. Others are exported all the same, and a repetition would find the same.
     fn is_of_one_user(&self) -> bool {
         match self {
-            Self::Ledger(_) | Self::User(TakeOverError::Io(_)) => false,
+            Self::Ledger(_) | Self::User(TakeOverError::Io(_) | TakeOverError::GivenUp) => false,
             Self::Record(_) | Self::User(TakeOverError::TooMuch) => true,
             Self::User(TakeOverError::Lost(loss)) => {
                 !matches!(loss.cause, LossCause::Store(StoreError::Unavailable(_) | StoreError::Denied))

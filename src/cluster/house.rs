@@ -1,6 +1,10 @@
 //! What this node has of its users, as the decisions of [`ownership`](super::ownership) demand it: files come with a claim, and
 //! leave for the store before a release.
 
+mod restore;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -212,106 +216,54 @@ impl House {
     /// Removes the place of a user who has not come and is not expected.
     pub(super) fn dismiss_unless_here(&self, hash: UserHash) {
         // Asked under the lock: a request that comes now either finds the place, or makes a new one.
-        let is_here = || self.membership().is_some_and(|membership| membership.stored(hash).is_some());
+        let is_here = || self.membership().is_some_and(|membership| membership.has(hash));
         self.users.remove_if(&hash, |_, resident| Arc::strong_count(resident) == 1 && !is_here());
     }
 
-    /// Lets users go who rest, and keeps the metrics. Until it is dropped.
+    /// Lets users go who rest, forgets those who are not here, and keeps the metrics. Until it is dropped.
     pub(super) async fn look_after(self: Arc<Self>) {
         let mut ticks = interval(LOOK_EVERY);
         loop {
             ticks.tick().await;
-            let Some(membership) = self.membership() else { continue };
-            let (mut oldest, now) = (Duration::ZERO, Instant::now());
-            for resident in &self.users {
-                if let Some(since) = *resident.waits_since.lock_unpoisoned() {
-                    oldest = oldest.max(now.duration_since(since));
-                }
-                // Who cannot be stored stays: nobody else has the latest changes.
-                let may_leave = !self.fails(now) && !resident.is_too_large.load(Ordering::Acquire);
-                if may_leave && resident.rests_for(self.config.release_after) {
-                    // Stays if a request comes before.
-                    membership.evict(resident.hash);
-                }
+            if let Some(membership) = self.membership() {
+                self.look_once(membership);
             }
-            self.metrics.lag.set(oldest.as_secs_f64());
-            self.lag_millis.store(oldest.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
-            let nodes = membership.nodes();
-            self.metrics.nodes.set(nodes.len() as f64);
-            // Without a lease the watch may stand still.
-            if membership.deadline().borrow().is_some() {
-                self.lately.lock_unpoisoned().saw(nodes, SystemTime::now());
-            }
-            self.metrics.users.set(membership.users().0 as f64);
         }
+    }
+
+    fn look_once(&self, membership: &Membership) {
+        let (mut oldest, mut absent, now) = (Duration::ZERO, Vec::new(), Instant::now());
+        for resident in &self.users {
+            if Arc::strong_count(resident.value()) == 1 && !membership.has(resident.hash) {
+                absent.push(resident.hash);
+                continue;
+            }
+            if let Some(since) = *resident.waits_since.lock_unpoisoned() {
+                oldest = oldest.max(now.duration_since(since));
+            }
+            // Who cannot be stored stays: nobody else has the latest changes.
+            let may_leave = !self.fails(now) && !resident.is_too_large.load(Ordering::Acquire);
+            if may_leave && resident.rests_for(self.config.release_after) {
+                // Stays if a request comes before.
+                membership.evict(resident.hash);
+            }
+        }
+        // Who was asked for and could not come.
+        absent.into_iter().for_each(|hash| self.dismiss_unless_here(hash));
+        self.metrics.lag.set(oldest.as_secs_f64());
+        self.lag_millis.store(oldest.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        let nodes = membership.nodes();
+        self.metrics.nodes.set(nodes.len() as f64);
+        // Without a lease the watch may stand still.
+        if membership.deadline().borrow().is_some() {
+            self.lately.lock_unpoisoned().saw(nodes, SystemTime::now());
+        }
+        self.metrics.users.set(membership.users().0 as f64);
     }
 
     /// Whether the store has not taken changes lately.
     fn fails(&self, now: Instant) -> bool {
         self.failed_at.lock_unpoisoned().is_some_and(|failed| now.duration_since(failed) < FAILING)
-    }
-
-    /// Brings the files of a user here. Whether they are.
-    async fn restore(self: Arc<Self>, hash: UserHash, fence: Fence, stored: Stored) -> bool {
-        let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
-            return false;
-        };
-        let user = &resident.user;
-        // Those of a stay before may still be removed.
-        let mut present = resident.files.lock().await;
-        let mark = match Mark::read(&self.data_dir, hash).await {
-            Ok(mark) => mark,
-            Err(error) => {
-                tracing::error!(%error, "it cannot be read whether the files of a user are those of the cluster");
-                return false;
-            }
-        };
-        let files = match &stored.head {
-            None => {
-                if mark != Mark::Never && !mark.is_latest(None) {
-                    // Heads do not vanish: those of deleted users stay.
-                    tracing::error!(
-                        "the ledger does not know a user any more who was in the cluster; was it restored from an older state?"
-                    );
-                    if !self.set_aside(user, fence).await {
-                        return false;
-                    }
-                    self.note(hash, Mark::Never).await;
-                }
-                Files::new(fence)
-            }
-            // The store was away when the user left, and nobody has had the user since.
-            Some(head) if mark.is_latest(Some(head)) => {
-                tracing::warn!("the files of a user here are newer than those of the store, and stay");
-                Files { is_unknown: true, ..Files::new(fence) }
-            }
-            Some(head) => {
-                // Files of a time before the cluster, or that could not be stored, of a user who has gone on without them.
-                let is_old = mark == Mark::Stored
-                    || (self.set_aside(user, fence).await && self.note(hash, Mark::Stored).await);
-                if !is_old {
-                    return false;
-                }
-                let taken = match self.replica.take_over(user, fence.0, &chain_of(head)).await {
-                    Ok(taken) => taken,
-                    Err(error) => {
-                        tracing::error!(%error, "a user's files cannot be fetched from the store");
-                        return false;
-                    }
-                };
-                if let Some(loss) = &taken.loss {
-                    tracing::error!(error = %loss, "objects of a user are lost");
-                }
-                if taken.loss.is_some() || head.announces_loss() {
-                    residents.report_loss(user).await;
-                }
-                Files { state: taken.state, since: taken.since, ..Files::new(fence) }
-            }
-        };
-        // The head is another ownership's: if that was all there is, the node before could go on with its own files.
-        resident.is_announced.store(false, Ordering::Release);
-        *present = Some(files);
-        true
     }
 
     /// Notes what is known of the files of a user here. Whether it is noted.
@@ -321,23 +273,6 @@ impl House {
             tracing::warn!(%error, "it cannot be noted whether the files of a user are those of the cluster");
         }
         noted.is_ok()
-    }
-
-    /// Moves files of a user out of the way that are not those of the cluster.
-    async fn set_aside(&self, user: &UserId, fence: Fence) -> bool {
-        match self.replica.set_aside(user, fence.0).await {
-            Ok(None) => true,
-            Ok(Some(_)) => {
-                tracing::error!(
-                    "files of a user that are not those of the cluster are set aside, below `replaced` of the data directory"
-                );
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, "files of a user that are not those of the cluster cannot be set aside");
-                false
-            }
-        }
     }
 
     /// Ends the children of a user in order and stores what is not stored yet.
@@ -461,6 +396,3 @@ impl Host for Steward {
         Box::pin(self.0.clone().stop(user))
     }
 }
-
-#[cfg(test)]
-mod tests;

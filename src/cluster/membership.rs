@@ -331,6 +331,11 @@ impl Membership {
         self.0.state().machine.stored(user).cloned()
     }
 
+    /// Whether the user is here, or about to be.
+    pub(crate) fn has(&self, user: UserHash) -> bool {
+        self.0.state().machine.stored(user).is_some()
+    }
+
     /// As [`Self::stored`], of this ownership. `None` if it is over.
     pub(crate) fn stored_of(&self, user: UserHash, fence: Fence) -> Option<Stored> {
         self.0.state().machine.stored_of(user, fence).cloned()

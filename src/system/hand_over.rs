@@ -22,6 +22,7 @@ use crate::session::{Record, SessionMessage, sessions::Sessions};
 use crate::support::atomic_file::Durability;
 use crate::support::blocking::blocking;
 use crate::support::keyed_gates::Closed;
+use crate::support::keyed_locks::Locks;
 use crate::telemetry::metrics::ContextLost;
 use crate::workspace::{UserFiles, user_digest, user_of_digest};
 
@@ -35,6 +36,8 @@ pub(crate) type PutAway = Box<dyn Fn(UserId) -> Pin<Box<dyn Future<Output = ()> 
 pub(crate) struct HandOver {
     sessions: Arc<Sessions>,
     put_away: OnceLock<PutAway>,
+    /// Held while what memory has of a user is written.
+    writing: Locks<UserId>,
 }
 
 impl std::fmt::Debug for HandOver {
@@ -80,7 +83,7 @@ impl Residents for HandOver {
 
 impl HandOver {
     pub(super) fn new(sessions: Arc<Sessions>) -> Self {
-        Self { sessions, put_away: OnceLock::new() }
+        Self { sessions, put_away: OnceLock::new(), writing: Locks::default() }
     }
 
     /// Sets what else is done for each user who leaves.
@@ -137,13 +140,23 @@ impl HandOver {
         }
     }
 
-    /// What memory has of a user would be older than the files with which the user comes back.
+    /// What memory has of a user would be older than the files with which the user comes back. Goes on to its end if this is
+    /// dropped, and the next call waits for that.
     async fn put_away(&self, user: &UserId) {
-        if let Some(put_away) = self.put_away.get() {
-            put_away(user.clone()).await;
-        }
-        if let Err(error) = self.sessions.env.spend.put_away(user).await {
-            tracing::warn!(%error, "the last costs of a user who leaves are not counted elsewhere");
+        let held = self.writing.acquire(user).await;
+        let others = self.put_away.get().map(|put_away| put_away(user.clone()));
+        let (spend, user) = (self.sessions.env.spend.clone(), user.clone());
+        let writing = self.sessions.env.tasks.spawn(async move {
+            let _held = held;
+            if let Some(others) = others {
+                others.await;
+            }
+            if let Err(error) = spend.put_away(&user).await {
+                tracing::warn!(%error, "the last costs of a user who leaves are not counted elsewhere");
+            }
+        });
+        if writing.await.is_err() {
+            tracing::error!("what memory has of a user who leaves was not written");
         }
     }
 

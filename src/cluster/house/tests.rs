@@ -7,6 +7,8 @@ use metrics::NoopRecorder;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::timeout;
 
+use pilotlight_test_support::SOON;
+
 use super::*;
 use crate::cluster::Later;
 use crate::cluster::bring_in::unknown_users;
@@ -19,24 +21,34 @@ use crate::cluster::replica::store::tests::{Bucket as _, Fault, S3};
 use crate::cluster::replica::testing::{Node, Session};
 use crate::workspace::UserFiles;
 
-const SOON: Duration = Duration::from_secs(20);
 /// More files than a first object has.
 const MANY_FILES: usize = 150;
 
-/// What a user who leaves has when its files are to be removed, and when they are.
-struct Leaving {
+/// What is noted of a user when its files are to be removed or a loss is to be reported, which waits until `go_on`.
+struct Held {
     mark: Mark,
-    removal: oneshot::Sender<()>,
+    go_on: oneshot::Sender<()>,
 }
 
 /// The files of a user, without children.
 struct Files {
     data_dir: PathBuf,
-    /// Asked before files are removed, where a test wants to.
-    leaving: Option<mpsc::Sender<Leaving>>,
+    /// Asked before files are removed and losses reported, where a test wants to.
+    holds: Option<mpsc::Sender<Held>>,
     /// Notified when a user is lost.
     stopped: mpsc::Sender<()>,
     losses: AtomicUsize,
+}
+
+impl Files {
+    /// Waits until the test says so.
+    async fn ask(&self, user: &UserId) {
+        let Some(holds) = &self.holds else { return };
+        let (go_on, may_go_on) = oneshot::channel();
+        let mark = Mark::read(&self.data_dir, UserHash::of(user)).await.unwrap();
+        holds.send(Held { mark, go_on }).await.ok();
+        may_go_on.await.ok();
+    }
 }
 
 impl Residents for Files {
@@ -51,12 +63,7 @@ impl Residents for Files {
 
     fn forget<'a>(&'a self, user: &'a UserId) -> Later<'a, bool> {
         Box::pin(async move {
-            if let Some(leaving) = &self.leaving {
-                let (removal, may_remove) = oneshot::channel();
-                let mark = Mark::read(&self.data_dir, UserHash::of(user)).await.unwrap();
-                leaving.send(Leaving { mark, removal }).await.ok();
-                may_remove.await.ok();
-            }
+            self.ask(user).await;
             UserFiles::of(&self.data_dir, user).delete_all_but_tokens().is_ok()
         })
     }
@@ -69,9 +76,9 @@ impl Residents for Files {
         Box::pin(async move { UserFiles::of(&self.data_dir, user).is_empty().unwrap() })
     }
 
-    fn report_loss<'a>(&'a self, _: &'a UserId) -> Later<'a, ()> {
+    fn report_loss<'a>(&'a self, user: &'a UserId) -> Later<'a, ()> {
         self.losses.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async {})
+        Box::pin(self.ask(user))
     }
 }
 
@@ -81,7 +88,7 @@ struct Here {
     house: Arc<House>,
     member: Membership,
     end: CancellationToken,
-    leaving: mpsc::Receiver<Leaving>,
+    held: mpsc::Receiver<Held>,
     stopped: mpsc::Receiver<()>,
     files: Arc<Files>,
 }
@@ -98,7 +105,7 @@ impl Shared {
         Self { ledger: Memory::new(), bucket: S3::start().await, started: AtomicUsize::new(0) }
     }
 
-    /// A node on this data directory. With `asks`, removals wait for the test.
+    /// A node on this data directory. With `asks`, removals and reports wait for the test.
     async fn start(&self, node: &Arc<Node>, asks: bool) -> Here {
         let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
         let long = Duration::from_secs(3600);
@@ -124,12 +131,11 @@ impl Shared {
         let (ledger, steward) = (Arc::new(self.ledger.connect()), Arc::new(Steward(house.clone())));
         let member = Membership::join(ledger, steward, settings, tasks, end.clone()).await.unwrap();
         house.joined(member.clone());
-        let ((asked, leaving), (ended, stopped)) = (mpsc::channel(1), mpsc::channel(1));
-        let leaves = asks.then_some(asked);
-        let files =
-            Arc::new(Files { data_dir, leaving: leaves, stopped: ended, losses: AtomicUsize::new(0) });
+        let ((asked, held), (ended, stopped)) = (mpsc::channel(1), mpsc::channel(1));
+        let holds = asks.then_some(asked);
+        let files = Arc::new(Files { data_dir, holds, stopped: ended, losses: AtomicUsize::new(0) });
         house.inhabit(files.clone());
-        Here { node: node.clone(), house, member, end, leaving, stopped, files }
+        Here { node: node.clone(), house, member, end, held, stopped, files }
     }
 }
 
@@ -173,6 +179,19 @@ impl Here {
     /// What was set aside of the user.
     fn set_aside(&self) -> usize {
         std::fs::read_dir(self.node.path().join("replaced")).map_or(0, Iterator::count)
+    }
+
+    /// What waits for the test.
+    async fn held(&mut self) -> Held {
+        timeout(SOON, self.held.recv()).await.unwrap().unwrap()
+    }
+
+    /// The user is nobody's from one moment to the other, and the node knows.
+    async fn disown(&mut self, ledger: &Memory) {
+        let owner = Keys::new("/p/").owner(self.hash());
+        let remove = Txn { success: vec![Operation::Delete { key: owner }], ..Txn::default() };
+        ledger.with(|store| store.txn(&remove)).unwrap();
+        assert!(timeout(SOON, self.stopped.recv()).await.unwrap().is_some());
     }
 
     /// The node is gone from one moment to the other, and its lease with it.
@@ -270,7 +289,7 @@ async fn rest_of_files_in_removal_is_not_the_latest() {
         let before = node.tree();
         drop((resident, granted));
         here.member.evict(here.hash());
-        let Leaving { mark, removal } = timeout(SOON, here.leaving.recv()).await.unwrap().unwrap();
+        let Held { mark, go_on } = here.held().await;
         let head = here.head();
         assert!(head.released && !mark.is_latest(Some(&head)), "{mark:?} {head:?}");
         // Half of it is gone.
@@ -279,7 +298,7 @@ async fn rest_of_files_in_removal_is_not_the_latest() {
         let again = shared.start(&node, false).await;
         let (_resident, granted) = again.claim().await;
         assert_eq!((node.tree(), again.set_aside()), (before, 0));
-        drop((granted, removal));
+        drop((granted, go_on));
     }
 }
 
@@ -294,17 +313,67 @@ async fn user_who_is_back_waits_for_the_removal() {
     let before = node.tree();
     drop((resident, granted));
     here.member.evict(here.hash());
-    let Leaving { removal, .. } = timeout(SOON, here.leaving.recv()).await.unwrap().unwrap();
-    let owner = Keys::new("/p/").owner(here.hash());
-    let remove = Txn { success: vec![Operation::Delete { key: owner }], ..Txn::default() };
-    shared.ledger.with(|store| store.txn(&remove)).unwrap();
-    assert!(timeout(SOON, here.stopped.recv()).await.unwrap().is_some());
+    let Held { go_on, .. } = here.held().await;
+    here.disown(&shared.ledger).await;
     let back = here.claim();
     tokio::pin!(back);
     assert!(timeout(Duration::from_millis(300), &mut back).await.is_err(), "it waits");
-    removal.send(()).unwrap();
+    go_on.send(()).unwrap();
     let (_resident, _granted) = timeout(SOON, back).await.unwrap();
     assert_eq!((node.tree(), here.set_aside()), (before, 0));
+}
+
+/// A request that is dropped while it waits for the claim leaves its place behind.
+#[tokio::test]
+async fn users_who_have_not_come_are_forgotten() {
+    let shared = Shared::new().await;
+    let (node, _) = large_user();
+    let here = shared.start(&node, false).await;
+    let waiting = here.house.admit(&node.user, here.hash());
+    here.house.look_once(&here.member);
+    assert_eq!(here.house.users.len(), 1, "a request has it");
+    drop(waiting);
+    here.house.look_once(&here.member);
+    assert_eq!(here.house.users.len(), 0);
+    let (resident, granted) = here.claim().await;
+    drop(resident);
+    here.house.look_once(&here.member);
+    assert_eq!(here.house.users.len(), 1, "the user is here");
+    drop(granted);
+}
+
+/// The ownership ends while files of the user are put in their place, and the user comes back at once.
+#[tokio::test]
+async fn user_who_is_back_waits_for_its_files() {
+    let shared = Shared::new().await;
+    let (node, session) = large_user();
+    let here = shared.start(&node, false).await;
+    let (resident, granted) = here.claim().await;
+    here.turn(&resident, &session, "one").await;
+    let before = node.tree();
+    drop((resident, granted));
+    assert!(here.lets_go().await);
+    // All is lost at first, which is reported once the files, none, are in their place.
+    shared.bucket.set(|method, _, _| match *method {
+        Method::GET => Fault::Status(404),
+        _ => Fault::None,
+    });
+    let mut there = shared.start(&Arc::new(Node::new()), true).await;
+    let resident = there.house.admit(&there.node.user, there.hash());
+    let (member, hash) = (there.member.clone(), there.hash());
+    let first = there.house.tasks.spawn(async move { member.claim(hash).await.map(drop) });
+    let Held { go_on, .. } = there.held().await;
+    shared.bucket.set(|_, _, _| Fault::None);
+    there.disown(&shared.ledger).await;
+    let second = there.claim();
+    tokio::pin!(second);
+    assert!(timeout(Duration::from_millis(300), &mut second).await.is_err(), "it waits");
+    assert!(resident.files.try_lock().is_err());
+    go_on.send(()).unwrap();
+    let (_resident, _granted) = timeout(SOON, second).await.unwrap();
+    assert_eq!((there.node.tree(), there.set_aside()), (before, 0));
+    assert!(resident.files.lock().await.is_some());
+    first.await.unwrap().err();
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use tokio_util::sync::CancellationToken;
+
 use super::Replica;
 use super::apply::{Apply, ApplyError, set_aside};
 use super::chain::{Chain, Since};
@@ -24,6 +26,9 @@ pub(crate) enum TakeOverError {
     /// The data directory cannot be written.
     #[error("the data directory: {0}")]
     Io(#[from] io::Error),
+    /// The caller did not want it any more.
+    #[error("the user has left meanwhile")]
+    GivenUp,
 }
 
 /// A user whose files are in their place.
@@ -63,6 +68,9 @@ impl Replica {
     /// error. Where nothing is left of the chain, what this node has is not replaced but set aside, under the number of the
     /// ownership.
     ///
+    /// Ends soon once `stop` is cancelled, with an error or with all files in their place. If this future is dropped instead,
+    /// files may change afterwards.
+    ///
     /// # Errors
     /// [`TakeOverError`]
     pub(crate) async fn take_over(
@@ -70,10 +78,17 @@ impl Replica {
         user: &UserId,
         fence: u64,
         chain: &Chain,
+        stop: &CancellationToken,
     ) -> Result<Taken, TakeOverError> {
-        let _permit = self.taking_over.acquire().await.map_err(io::Error::other)?;
+        let acquiring = self.taking_over.acquire();
+        let permit = stop.run_until_cancelled(acquiring).await.ok_or(TakeOverError::GivenUp)?;
+        let _permit = permit.map_err(io::Error::other)?;
         let places = UserPlaces::of(&self.data_dir, user);
-        let (Applied { apply, since, is_nothing }, loss) = self.apply_what_is_there(&places, chain).await?;
+        let (Applied { apply, since, is_nothing }, loss) =
+            self.apply_what_is_there(&places, chain, stop).await?;
+        if stop.is_cancelled() {
+            return Err(TakeOverError::GivenUp);
+        }
         if is_nothing && let Some(place) = blocking_long(move || set_aside(&places, fence)).await? {
             tracing::error!(place = %place.display(), "nothing of a user is left in the store: files that this node has of it are set aside");
         }
@@ -90,7 +105,8 @@ impl Replica {
         let _permit = self.taking_over.acquire().await.map_err(io::Error::other)?;
         let unnamed = UserPlaces::unnamed(&self.data_dir, user);
         let unnamed = unnamed.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let (Applied { mut apply, .. }, loss) = self.apply_what_is_there(&unnamed, chain).await?;
+        let (Applied { mut apply, .. }, loss) =
+            self.apply_what_is_there(&unnamed, chain, &CancellationToken::new()).await?;
         let data_dir = self.data_dir.clone();
         let (user, is_whole, sessions) = blocking_long(move || {
             let user = apply.user()?;
@@ -115,11 +131,12 @@ impl Replica {
         &self,
         places: &UserPlaces,
         chain: &Chain,
+        stop: &CancellationToken,
     ) -> Result<(Applied, Option<Loss>), TakeOverError> {
         let mut loss: Option<Loss> = None;
         loop {
             let wanted = loss.as_ref().map_or_else(|| chain.clone(), |loss| chain.before(loss.from));
-            match self.apply_chain(places.clone(), &wanted).await {
+            match self.apply_chain(places.clone(), &wanted, stop).await {
                 Ok(applied) => return Ok((applied, loss)),
                 // What came before the loss is applied by itself. Each round has fewer objects.
                 Err(TakeOverError::Lost(found)) if !found.is_temporary() => {
@@ -136,11 +153,22 @@ impl Replica {
         }
     }
 
-    async fn apply_chain(&self, places: UserPlaces, chain: &Chain) -> Result<Applied, TakeOverError> {
+    async fn apply_chain(
+        &self,
+        places: UserPlaces,
+        chain: &Chain,
+        stop: &CancellationToken,
+    ) -> Result<Applied, TakeOverError> {
         let mut fetch: Fetch = self.fetch(places.hash(), chain)?;
         let mut apply = blocking_long(move || Apply::begin(places)).await?;
         let (mut since, mut bytes) = (Since::default(), 0);
-        while let Some(fetched) = fetch.next().await {
+        loop {
+            let Some(fetched) = stop.run_until_cancelled(fetch.next()).await else {
+                // Removed behind this call, which holds what others wait for.
+                drop(apply);
+                return Err(TakeOverError::GivenUp);
+            };
+            let Some(fetched) = fetched else { break };
             let Fetched { id, begins, ends, object } = match fetched {
                 Ok(fetched) => fetched,
                 Err(loss) => return Err(discarded(apply, loss.into()).await),

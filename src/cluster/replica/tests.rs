@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::Method;
+use tokio_util::sync::CancellationToken;
 
 use super::chain::Since;
 use super::collect::Scope;
@@ -66,7 +67,10 @@ impl Owner {
     }
 
     async fn take_over(&mut self, head: &HeadView) -> Result<Taken, TakeOverError> {
-        let mut taken = self.replica.take_over(&self.node.user, self.fence, &head.chain).await?;
+        let mut taken = self
+            .replica
+            .take_over(&self.node.user, self.fence, &head.chain, &CancellationToken::new())
+            .await?;
         self.state = std::mem::take(&mut taken.state);
         self.head = head.clone();
         Ok(taken)
@@ -151,18 +155,27 @@ async fn user_is_taken_out_by_the_short_digest() {
 async fn files_that_no_store_has_are_set_aside() {
     let store = tempfile::tempdir().unwrap();
     let (one, _) = two(store.path());
-    let aside = async || one.replica.set_aside(&one.node.user, 7).await.unwrap();
+    let aside = async |number| one.replica.set_aside(&one.node.user, number).await.unwrap();
     one.node.others();
-    assert_eq!(aside().await, None, "no conversation has begun");
+    assert_eq!(aside(7).await, None, "no conversation has begun");
     let session = one.node.session("a");
     let before = one.node.tree();
-    let place = aside().await.unwrap();
+    let place = aside(7).await.unwrap();
     assert_eq!(one.node.tree().len(), 0);
     assert!(before.len() > 5 && place.starts_with(one.node.path().join("replaced")), "{before:?}");
     assert!(place.join("records").join(session.hash.as_str()).join("journal").is_file());
     assert_eq!(fs::read_dir(place.join("sessions")).unwrap().count(), 1);
     assert!(place.join("responses").join(one.node.places().digest()).join("resp_1").is_file());
-    assert_eq!(aside().await, None, "they are gone");
+    assert_eq!(aside(7).await, None, "they are gone");
+    // A try before has ended when all conversations were moved.
+    one.node.others();
+    let session = one.node.session("b");
+    for moved in [session.record.as_path(), session.work.parent().unwrap()] {
+        fs::remove_dir_all(moved).unwrap();
+    }
+    let rest = aside(8).await.unwrap();
+    assert!(rest.join("usage").is_dir() && rest.join("list").is_dir(), "{rest:?}");
+    assert_eq!(one.node.tree().len(), 0);
 }
 
 #[tokio::test]
