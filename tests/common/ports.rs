@@ -9,8 +9,8 @@ pub fn kept_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = listener.local_addr().expect("its address");
     let mut connection = TcpStream::connect(address).expect("a connection");
-    // The end that closes first is the one that waits.
-    drop(listener.accept().expect("the other end"));
+    // The end that closes first is the one that waits. A stranger may have come before.
+    while listener.accept().expect("the other end").1 != connection.local_addr().expect("its address") {}
     drop(listener);
     connection.read_to_end(&mut Vec::new()).expect("the end of the connection");
     address.port()

@@ -26,8 +26,8 @@ pub(super) fn kept_port() -> std::io::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     let mut connection = TcpStream::connect(address)?;
-    // The end that closes first is the one that waits.
-    drop(listener.accept()?);
+    // The end that closes first is the one that waits. A stranger may have come before.
+    while listener.accept()?.1 != connection.local_addr()? {}
     drop(listener);
     connection.read_to_end(&mut Vec::new())?;
     Ok(address.port())
