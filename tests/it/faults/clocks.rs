@@ -4,6 +4,8 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
+use tokio::sync::Mutex;
+
 use crate::common::place::Place;
 use crate::common::process::descendants;
 
@@ -102,9 +104,14 @@ fn wake(attack: &Attack, family: &[Process]) {
     attack.program.process().signal(Signal::CONT);
 }
 
+/// Held by the test that takes a processor away for a third of a second at a time, and by one whose children have less time than
+/// that to answer.
+static PROCESSORS: Mutex<()> = Mutex::const_new(());
+
 /// A suspended machine wakes up without a single verdict.
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_33_suspend_kills_no_child() {
+    let _all = PROCESSORS.lock().await;
     // Each suspension is longer than all that a silent child is granted, and longer than a message may stay unread.
     let limits = "stall_timeout = \"400ms\", ping_timeout = \"250ms\", write_timeout = \"1s\", spawn_timeout = \"1500ms\"";
     let attack = Attack::with(&format!("session = {{ {limits} }}")).await;
@@ -171,6 +178,7 @@ impl Drop for Hog {
 /// A starved machine widens the deadlines and hangs nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_36_starved_host_widens_deadlines() {
+    let _all = PROCESSORS.lock().await;
     // Without the patience for those that are not let run, a blackout is a verdict.
     let attack = Attack::with("session = { stall_timeout = \"150ms\", ping_timeout = \"100ms\" }").await;
     let users = ["carol", "dave", "erin", MALLORY];

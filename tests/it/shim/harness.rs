@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, IoSlice, PipeReader, Read as _, Write as _},
     mem::MaybeUninit,
+    net::Shutdown,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
@@ -114,8 +115,12 @@ impl Shim {
         self.control.as_mut().unwrap().get_mut().write_all(byte).unwrap();
     }
 
+    /// As the death of the server does. Closing alone would not be seen while a process that another test is just starting has a
+    /// copy.
     pub(crate) fn break_lifeline(&mut self) {
-        self.control = None;
+        if let Some(control) = self.control.take() {
+            control.get_ref().shutdown(Shutdown::Both).unwrap();
+        }
     }
 
     /// A line of the CLI's output.
