@@ -35,10 +35,10 @@ use pilotlight::config::JournalMode;
 /// Turns of the short run. The start and what is made once are in both.
 const WARM: usize = 20;
 /// Further turns of the long run.
-const MORE: usize = 100;
+const MORE: usize = 50;
 /// Deltas of a usual turn, and of a long one.
 const DELTAS: usize = 50;
-const LONG: usize = 1050;
+const LONG: usize = 450;
 
 /// A way to serve turns.
 #[derive(Clone, Copy, PartialEq)]

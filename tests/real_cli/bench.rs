@@ -43,6 +43,15 @@ impl Bench {
         Self::new().await
     }
 
+    /// As [`Bench::new`], for what is reported and not judged: by `tests/run --long` alone.
+    pub(crate) async fn to_measure() -> Option<Self> {
+        if !installed::is_long() {
+            installed::left_out("times with the real CLI are measured by tests/run --long");
+            return None;
+        }
+        Self::new().await
+    }
+
     /// The same with another version of the CLI.
     pub(crate) async fn on(cli: PathBuf) -> Self {
         let api = Api::start().await;

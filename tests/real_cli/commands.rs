@@ -13,7 +13,7 @@ async fn check_tells_the_version_without_a_token_spent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_keeps_its_claims() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::for_long().await else { return };
     let (status, written) = bench.run("demo").await;
     assert!(status.success(), "{status}: {written}");
     let requests = bench.api.requests();

@@ -7,11 +7,10 @@ use pilotlight::config::PermissionPolicy;
 
 use super::bench::Bench;
 use super::embedded::{child, say};
+use crate::common::installed::is_long;
 use crate::common::layout::{record_dir, session_dir};
 use crate::common::{SOON, eventually};
 
-/// Kills of one session's CLI.
-const KILLS: u64 = 20;
 /// Inodes of a session at rest that has no files of tools: its record, its transcript, the directories on the way, and its
 /// entry in the list of its user.
 const AT_REST: usize = 12;
@@ -56,8 +55,8 @@ async fn leftovers_of_killed_clis_are_bounded() {
         .await;
     let data = bench.place.data_dir();
     let (alice, bob) = (system.alice(), system.pilot.session("bob"));
-    let mut warm = 0;
-    for kill in 0..KILLS {
+    let (mut warm, kills) = (0, if is_long() { 20 } else { 8 });
+    for kill in 0..kills {
         say(&alice, r#"[[tool:Bash {"command":"echo hello"}]]"#).await;
         let found = of_session(&data, "alice");
         match kill {

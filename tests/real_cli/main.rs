@@ -42,6 +42,9 @@ async fn mentions_read_nothing_on_an_older_version() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_context_has_a_code_in_an_older_version() {
+    if !installed::is_long() {
+        return installed::left_out("a full context of an older version is tested by tests/run --long");
+    }
     for version in installed::OLDER {
         let Some(cli) = cli(version) else { return };
         v2_1_332::context::full(&v2_1_332::bench::Bench::on(cli).await).await;

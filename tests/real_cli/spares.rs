@@ -5,7 +5,6 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::bench::Bench;
 use super::embedded::{Embedded, child, finish, say};
-use crate::common::installed::is_long;
 use crate::common::process::Process;
 use crate::common::{SOON, eventually, eventually_some};
 
@@ -62,10 +61,10 @@ async fn killed_spare_does_not_reach_a_newcomer() {
 /// gets; one that has just answered its first ping still works on its own start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spare_first_turn_is_timed() {
-    let Some(bench) = Bench::for_long().await else { return };
+    let Some(bench) = Bench::to_measure().await else { return };
     let running = bench.embed(|config| config.spares.min = 1).await;
     let (mut cold, mut fresh, mut rested, mut warm) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 0..if is_long() { ROUNDS } else { 1 } {
+    for round in 0..ROUNDS {
         for (way, times) in [("fresh", &mut fresh), ("rested", &mut rested)] {
             ready(&running, 1).await;
             if way == "rested" {

@@ -5,10 +5,11 @@ use tokio::time::{Duration, Instant};
 
 use super::bare::Bare;
 use super::bench::Bench;
-use crate::common::installed::is_long;
 use crate::common::process::Process;
 use crate::common::{SOON, eventually};
 
+/// Rounds with as many busy processes each.
+const ROUNDS: usize = 5;
 /// Starts at the same time.
 const AT_ONCE: usize = 8;
 
@@ -33,13 +34,12 @@ impl Drop for Spinners {
 /// The last of eight against as many that are started directly and together. Reported, not judged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_starts_at_once_are_timed() {
-    let Some(bench) = Bench::for_long().await else { return };
+    let Some(bench) = Bench::to_measure().await else { return };
     let system = bench.embed(|_| {}).await;
-    let (spinners, rounds): (&[usize], usize) = if is_long() { (&[0, 2], 5) } else { (&[0], 1) };
-    for spinners in spinners {
-        let _spinners = Spinners::start(*spinners);
+    for spinners in [0, 2] {
+        let _spinners = Spinners::start(spinners);
         let (mut own, mut direct) = (Vec::new(), Vec::new());
-        for round in 0..rounds {
+        for round in 0..ROUNDS {
             let began = Instant::now();
             let started = join_all((0..AT_ONCE).map(|_| Bare::start(&bench))).await;
             direct.push(began.elapsed());

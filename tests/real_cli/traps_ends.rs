@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::bench::Bench;
 use super::embedded::{ask, child, failure, finish, say, send, until_state, until_text};
+use crate::common::installed::is_long;
 use crate::common::{SOON, eventually};
 
 /// How long after an end anything of it may still be there.
@@ -136,15 +137,15 @@ async fn late_interrupt_leaves_no_answer_without_text() {
     system.end().await;
 }
 
-/// Two hundred turns in the instant of an eviction are answered.
+/// Sixty turns in the instant of an eviction, or two hundred in a long run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_turns_racing_eviction_are_answered() {
-    const TURNS: u64 = 50;
+async fn turns_racing_eviction_are_answered() {
     let Some(bench) = Bench::for_long().await else { return };
+    let turns: u64 = if is_long() { 50 } else { 15 };
     let system = bench.embed(|config| config.session.idle_timeout = Duration::from_millis(40)).await;
     let users = ["alice", "bob", "carol", "dave"].map(|user| system.pilot.session(user));
     let all = users.map(|user| async move {
-        for number in 0..TURNS {
+        for number in 0..turns {
             let outcome = ask(&user, &format!("[[say:answer {number}]]")).await;
             assert!(outcome.is_ok() && !outcome.context_lost, "{number}: {outcome:?}");
             assert_eq!(outcome.text, format!("answer {number}"));
@@ -156,8 +157,8 @@ async fn two_hundred_turns_racing_eviction_are_answered() {
     let [one, two, three, four] = all;
     let generations = tokio::join!(one, two, three, four);
     let evictions = generations.0 + generations.1 + generations.2 + generations.3;
-    assert!((10..=4 * TURNS).contains(&evictions), "{evictions} processes: the instant was not met");
-    assert_eq!(bench.api.requests().len() as u64, 4 * TURNS, "each message was asked once");
+    assert!((10..=4 * turns).contains(&evictions), "{evictions} processes: the instant was not met");
+    assert_eq!(bench.api.requests().len() as u64, 4 * turns, "each message was asked once");
     system.end().await;
 }
 
