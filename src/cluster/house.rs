@@ -213,11 +213,11 @@ impl House {
         self.dismiss_unless_here(hash);
     }
 
-    /// Removes the place of a user who has not come and is not expected.
+    /// Removes the place of a user who has not come and is not expected. Nobody else knows whose children are to be stopped.
     pub(super) fn dismiss_unless_here(&self, hash: UserHash) {
         // Asked under the lock: a request that comes now either finds the place, or makes a new one.
-        let is_here = || self.membership().is_some_and(|membership| membership.has(hash));
-        self.users.remove_if(&hash, |_, resident| Arc::strong_count(resident) == 1 && !is_here());
+        let is_known = || self.membership().is_some_and(|membership| membership.is_known(hash));
+        self.users.remove_if(&hash, |_, resident| Arc::strong_count(resident) == 1 && !is_known());
     }
 
     /// Lets users go who rest, forgets those who are not here, and keeps the metrics. Until it is dropped.
@@ -232,9 +232,10 @@ impl House {
     }
 
     fn look_once(&self, membership: &Membership) {
-        let (mut oldest, mut absent, now) = (Duration::ZERO, Vec::new(), Instant::now());
+        let (mut absent, mut resting) = (Vec::new(), Vec::new());
+        let (mut oldest, now) = (Duration::ZERO, Instant::now());
         for resident in &self.users {
-            if Arc::strong_count(resident.value()) == 1 && !membership.has(resident.hash) {
+            if Arc::strong_count(resident.value()) == 1 && !membership.is_known(resident.hash) {
                 absent.push(resident.hash);
                 continue;
             }
@@ -244,10 +245,11 @@ impl House {
             // Who cannot be stored stays: nobody else has the latest changes.
             let may_leave = !self.fails(now) && !resident.is_too_large.load(Ordering::Acquire);
             if may_leave && resident.rests_for(self.config.release_after) {
-                // Stays if a request comes before.
-                membership.evict(resident.hash);
+                resting.push(resident.hash);
             }
         }
+        // They stay if a request comes before. After the look: this may find that the lease is over, and stop others.
+        resting.into_iter().for_each(|hash| membership.evict(hash));
         // Who was asked for and could not come.
         absent.into_iter().for_each(|hash| self.dismiss_unless_here(hash));
         self.metrics.lag.set(oldest.as_secs_f64());
@@ -325,6 +327,7 @@ impl House {
 
     async fn stop(self: Arc<Self>, hash: UserHash) {
         let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
+            tracing::error!(user = ?hash, "a user who is lost to the cluster has no place here, and no children that are known");
             return;
         };
         self.metrics.lost_users.increment(1);

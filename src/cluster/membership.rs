@@ -331,9 +331,9 @@ impl Membership {
         self.0.state().machine.stored(user).cloned()
     }
 
-    /// Whether the user is here, or about to be.
-    pub(crate) fn has(&self, user: UserHash) -> bool {
-        self.0.state().machine.stored(user).is_some()
+    /// Whether the user is here, is about to be, or leaves: also while its children are to be stopped.
+    pub(crate) fn is_known(&self, user: UserHash) -> bool {
+        self.0.state().machine.is_known(user)
     }
 
     /// As [`Self::stored`], of this ownership. `None` if it is over.
@@ -374,6 +374,14 @@ impl Membership {
     #[cfg(test)]
     pub(crate) fn lease(&self) -> Option<LeaseId> {
         *self.0.lease.borrow()
+    }
+
+    /// The lease of this node is over, which the ledger does not know.
+    #[cfg(test)]
+    pub(crate) fn lose_lease(&self) {
+        if let Some(lease) = self.lease() {
+            self.0.feed(Event::LeaseLost { lease });
+        }
     }
 
     /// Takes no further users and lets all go, or takes users again.

@@ -108,7 +108,6 @@ impl Ownership {
     }
 
     /// The user is in some state.
-    #[cfg(test)]
     pub(crate) fn is_known(&self, user: UserHash) -> bool {
         self.users.contains_key(&user)
     }

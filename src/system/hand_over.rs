@@ -155,8 +155,9 @@ impl HandOver {
                 tracing::warn!(%error, "the last costs of a user who leaves are not counted elsewhere");
             }
         });
-        if writing.await.is_err() {
-            tracing::error!("what memory has of a user who leaves was not written");
+        if let Err(panicked) = writing.await {
+            // As if it had run here: who called tries again, and the user does not come back to what memory still has.
+            std::panic::resume_unwind(panicked.into_panic());
         }
     }
 

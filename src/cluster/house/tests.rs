@@ -342,6 +342,21 @@ async fn users_who_have_not_come_are_forgotten() {
     drop(granted);
 }
 
+/// The lease ends, and the house is looked after before the children are stopped.
+#[tokio::test]
+async fn a_look_before_the_stop_keeps_the_place() {
+    let shared = Shared::new().await;
+    let node = Arc::new(Node::new());
+    let session = node.session("a");
+    let mut here = shared.start(&node, false).await;
+    let (resident, granted) = here.claim().await;
+    here.turn(&resident, &session, "one").await;
+    drop((resident, granted));
+    here.member.lose_lease();
+    here.house.look_once(&here.member);
+    timeout(SOON, here.stopped.recv()).await.expect("the children are ended");
+}
+
 /// The ownership ends while files of the user are put in their place, and the user comes back at once.
 #[tokio::test]
 async fn user_who_is_back_waits_for_its_files() {

@@ -163,7 +163,8 @@ impl Replica {
         let mut apply = blocking_long(move || Apply::begin(places)).await?;
         let (mut since, mut bytes) = (Since::default(), 0);
         loop {
-            let Some(fetched) = stop.run_until_cancelled(fetch.next()).await else {
+            let fetched = stop.run_until_cancelled(fetch.next()).await;
+            let Some(fetched) = fetched.filter(|_| !stop.is_cancelled()) else {
                 // Removed behind this call, which holds what others wait for.
                 drop(apply);
                 return Err(TakeOverError::GivenUp);

@@ -19,9 +19,10 @@ pub(crate) fn set_aside(places: &UserPlaces, number: u64) -> io::Result<Option<P
     recover_user(places)?;
     let sessions = places.sessions()?;
     let data_dir = places.data_dir();
-    // Also where a try before has moved it.
+    // Also where its record is broken, or a try before has moved it.
     let has_begun = |session| {
-        RecordDir::of(data_dir, session).session_file().exists() || !places.record(session).exists()
+        let record = RecordDir::of(data_dir, session);
+        record.session_file().exists() || record.broken_file().exists() || !places.record(session).exists()
     };
     if !sessions.iter().any(has_begun) {
         return Ok(None);
