@@ -280,6 +280,7 @@ impl House {
     /// Ends the children of a user in order and stores what is not stored yet.
     async fn close(self: Arc<Self>, hash: UserHash, fence: Fence) {
         let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
+            tracing::error!(user = ?hash, "a user who leaves this node has no place here: nothing is stored");
             return;
         };
         if !residents.rest(&resident.user).await {
@@ -327,7 +328,8 @@ impl House {
 
     async fn stop(self: Arc<Self>, hash: UserHash) {
         let Some((resident, residents)) = self.resident(hash).zip(self.residents.get().cloned()) else {
-            tracing::error!(user = ?hash, "a user who is lost to the cluster has no place here, and no children that are known");
+            // It has just left in order.
+            tracing::warn!(user = ?hash, "a user who is lost to the cluster has no place here any more");
             return;
         };
         self.metrics.lost_users.increment(1);
@@ -347,6 +349,8 @@ impl House {
         }
         *resident.waits_since.lock_unpoisoned() = None;
         // A user who comes back begins a new stay.
+        resident.take_touched();
+        resident.is_too_large.store(false, Ordering::Release);
         *resident.lost.lock_unpoisoned() = CancellationToken::new();
         std::mem::take(&mut *resident.stay.lock_unpoisoned()).cancel();
         let hash = resident.hash;

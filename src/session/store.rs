@@ -381,6 +381,16 @@ impl RecordWriter {
         *self.written.lock().await = u64::MAX;
     }
 
+    /// Waits until all that is to be written is, and then writes nothing more: another writer may follow.
+    #[cfg(feature = "cluster")]
+    pub(crate) async fn finish(self: &Arc<Self>) {
+        // Every save that is under way holds the writer, and so does the entry of the session.
+        while Arc::strong_count(self) > 1 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        self.close().await;
+    }
+
     /// Writes the `number`th state, unless a later one was written before. A failure is logged and survived: the
     /// session goes on in memory.
     pub(crate) async fn save(

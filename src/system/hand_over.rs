@@ -113,12 +113,14 @@ impl HandOver {
     }
 
     async fn end_at_once(&self, user: &UserId) {
-        let deadline = Instant::now() + longest_stop(&self.sessions.env.config);
-        self.end_sessions(user, deadline).await;
+        let longest = longest_stop(&self.sessions.env.config);
+        self.end_sessions(user, Instant::now() + longest).await;
         // Who was inside may have brought one into memory since.
-        let closed = timeout_at(deadline, self.sessions.users.close(user)).await;
-        self.end_sessions(user, deadline).await;
-        drop(closed);
+        let closed = timeout(longest, self.sessions.users.close(user)).await;
+        self.end_sessions(user, Instant::now() + longest).await;
+        if closed.is_err() {
+            tracing::error!("work on files of a user whose children were ended does not come to its end");
+        }
     }
 
     async fn end_sessions(&self, user: &UserId, deadline: Instant) {
@@ -135,6 +137,10 @@ impl HandOver {
             timeout_at(deadline, gone).await.ok();
         }
         for entry in entries {
+            // Later the files may be those of the user's next stay.
+            if timeout_at(deadline, entry.writer.finish()).await.is_err() {
+                tracing::error!(session = %entry.hash, "the record of a session that was ended is still being written");
+            }
             drop(self.sessions.registry.forget_actor(entry.actor.get_id()));
             entry.actor.stop(None);
         }
@@ -155,9 +161,13 @@ impl HandOver {
                 tracing::warn!(%error, "the last costs of a user who leaves are not counted elsewhere");
             }
         });
-        if let Err(panicked) = writing.await {
+        if let Err(error) = writing.await {
             // As if it had run here: who called tries again, and the user does not come back to what memory still has.
-            std::panic::resume_unwind(panicked.into_panic());
+            match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and this with it.
+                Err(_) => std::future::pending().await,
+            }
         }
     }
 

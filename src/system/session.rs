@@ -273,13 +273,12 @@ impl Session {
         let one_at_a_time = sessions.credentials.acquire(&hash).await;
         blocking(move || {
             // A caller that goes away does not end the write.
-            let _held = (arrival, one_at_a_time);
+            let _held = (inside, arrival, one_at_a_time);
             let (cli, place) = (&sessions.env.config.cli, sessions.env.credentials_place());
             let write = || workspace.write_credentials(cli, place, &credentials).map(drop);
             repeated(write, || workspace.create())
         })
         .await?;
-        drop(inside);
         self.ask(SessionMessage::OwnCredentials, true, ACTOR_ANSWERS_WITHIN).await?;
         Ok(())
     }

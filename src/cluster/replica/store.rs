@@ -115,7 +115,7 @@ impl Store {
     async fn create_once(&self, key: &Key, object: &Encoded) -> Result<Created, StoreError> {
         let payload: PutPayload = object.pieces.iter().cloned().collect();
         let path = self.path(key);
-        let put = self.tried(|store| {
+        let put = self.tried_for(Some(&path), |store| {
             let (path, payload) = (path.clone(), payload.clone());
             async move {
                 let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };

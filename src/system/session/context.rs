@@ -156,7 +156,7 @@ impl Session {
         if self.sessions().is_draining() {
             return Err(TurnError::Draining);
         }
-        let _inside = self.enter()?;
+        let inside = self.enter()?;
         let from = self.known_conversation().await?.ok_or(TurnError::MessageNotFound)?;
         let arrival = other.arrive(&key.hash()).await?;
         let sessions = self.sessions().clone();
@@ -166,7 +166,7 @@ impl Session {
         let limit = sessions.env.current().limits.sessions_per_user;
         let at = at.map(str::to_owned);
         let forked = blocking(move || {
-            let _held = (arrival, beginning);
+            let _held = (inside, arrival, beginning);
             fork(&sessions, &from, &key, at.as_deref())
         });
         match forked.await? {

@@ -19,12 +19,15 @@ pub(crate) fn set_aside(places: &UserPlaces, number: u64) -> io::Result<Option<P
     recover_user(places)?;
     let sessions = places.sessions()?;
     let data_dir = places.data_dir();
-    // Also where its record is broken, or a try before has moved it.
-    let has_begun = |session| {
+    let mut has_begun = false;
+    for session in &sessions {
         let record = RecordDir::of(data_dir, session);
-        record.session_file().exists() || record.broken_file().exists() || !places.record(session).exists()
-    };
-    if !sessions.iter().any(has_begun) {
+        // Also where its record is broken, or a try before has moved it.
+        has_begun |= record.session_file().try_exists()?
+            || record.broken_file().try_exists()?
+            || !places.record(session).try_exists()?;
+    }
+    if !has_begun {
         return Ok(None);
     }
     let aside = data_dir.join(ASIDE).join(format!("{}-{number}", places.hash()));
@@ -42,7 +45,11 @@ pub(crate) fn set_aside(places: &UserPlaces, number: u64) -> io::Result<Option<P
 }
 
 fn move_into(from: &Path, directory: &Path) -> io::Result<()> {
-    let Some(name) = from.file_name().filter(|_| from.symlink_metadata().is_ok()) else { return Ok(()) };
+    let Some(name) = from.file_name() else { return Ok(()) };
+    match from.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
     create(directory)?;
     fs::rename(from, directory.join(name))
 }

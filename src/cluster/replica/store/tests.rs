@@ -217,6 +217,27 @@ async fn damaged_directory_has_its_error() {
     assert!(matches!(store.get(&key(1, 1)).await.unwrap_err(), StoreError::Unavailable(_)));
 }
 
+/// As when a file system is unmounted between two objects.
+#[tokio::test]
+async fn object_in_another_directory_is_not_created() {
+    let place = tempfile::tempdir().unwrap();
+    let (root, away) = (place.path().join("store"), place.path().join("away"));
+    let store = open(&directory(&root));
+    assert_eq!(store.create(&key(1, 1), &object(b"one")).await.unwrap(), Created::Written);
+    fs::rename(&root, &away).unwrap();
+    for is_there in [false, true] {
+        if is_there {
+            fs::create_dir_all(&root).unwrap();
+        }
+        let created = store.create(&key(1, 2), &object(b"two")).await;
+        assert!(matches!(created, Err(StoreError::Unavailable(_))), "{created:?}");
+    }
+    fs::remove_dir_all(&root).unwrap();
+    fs::rename(&away, &root).unwrap();
+    assert_eq!(store.create(&key(1, 2), &object(b"two")).await.unwrap(), Created::Written);
+    assert_eq!(*store.get(&key(1, 2)).await.unwrap(), object(b"two").pieces.concat());
+}
+
 #[tokio::test]
 async fn full_directory_says_so() {
     use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};

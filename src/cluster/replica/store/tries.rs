@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::path::Path;
 use tokio::time::{Instant, timeout};
 
 use super::{Inner, Store, StoreError};
@@ -19,10 +20,23 @@ impl Store {
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
+        self.tried_for(None, request).await
+    }
+
+    /// As [`Store::tried`]. `created`: the object that is there afterwards.
+    pub(super) async fn tried_for<T, F>(
+        &self,
+        created: Option<&Path>,
+        request: impl Fn(Arc<Inner>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
         let until = Instant::now() + self.0.give_up_after;
         let mut pause = PAUSE;
         for tried in 1.. {
-            let error = match self.try_once(request(self.0.clone()), until).await {
+            let error = match self.try_once(request(self.0.clone()), created, until).await {
                 Err(error) if error.is_temporary() => error,
                 done => return done,
             };
@@ -36,7 +50,12 @@ impl Store {
         Err(StoreError::timeout())
     }
 
-    async fn try_once<T, F>(&self, request: F, until: Instant) -> Result<T, StoreError>
+    async fn try_once<T, F>(
+        &self,
+        request: F,
+        created: Option<&Path>,
+        until: Instant,
+    ) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -45,14 +64,23 @@ impl Store {
         let begun = async {
             let permit = self.0.in_flight.clone().acquire_owned().await.map_err(|_| StoreError::timeout())?;
             // A task of its own: a directory that does not answer holds its thread, and the permit as long.
-            let local = self.0.local.clone();
+            let (local, created) = (self.0.local.clone(), created.cloned());
             let task = self.0.tasks.spawn(async move {
                 let _permit = permit;
                 let Some(local) = local else { return request.await };
-                local.clone().check().await?;
+                // What is read from another directory looks like a loss; what is created there is found out afterwards.
+                let before = local.clone();
+                if created.is_some() {
+                    before.check_again().await?
+                } else {
+                    before.check().await?
+                }
                 let done = request.await;
                 // It may have become another one meanwhile.
-                local.check().await?;
+                match created.filter(|_| done.is_ok()) {
+                    Some(created) => local.check_has(created).await?,
+                    None => local.check().await?,
+                }
                 done
             });
             let abort = (self.0.local.is_none()).then(|| AbortOnDrop(task.abort_handle()));
