@@ -1,8 +1,8 @@
 //! Instructions for a turn and for a delta of it, with their upper bounds: of the library in this process, and of
 //! `pilotlight serve`. They depend neither on the speed nor on the load of the machine.
 //!
-//! callgrind counts whole runs that differ in their length alone; the difference is that of the turns between. One
-//! thread runs everything, and the child is [`instant`].
+//! callgrind counts whole runs of the library that differ in their length alone; the difference is that of the turns between. Of a
+//! server it counts the turns themselves. One thread runs everything, and the child is [`instant`].
 //!
 //! `cargo bench --bench instructions` needs valgrind; with `--profile dev` it has the bounds of a build without optimisation.
 //! `--no-default-features --features server` counts a program that cannot be a node of a cluster.
@@ -26,6 +26,7 @@ mod instant;
 #[path = "../ratios/ours.rs"]
 mod ours;
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -84,18 +85,12 @@ fn measure(wanted: &[&str]) {
     let is_wanted = |name: &str| wanted.is_empty() || wanted.contains(&name);
     for (name, case, released, unoptimised) in CASES.into_iter().filter(|it| is_wanted(it.0)) {
         let bounds = if cfg!(debug_assertions) { unoptimised } else { released };
-        let count = move |turns, deltas| match case {
-            Case::Http(dialect) => http::count(dialect, turns, deltas),
-            Case::Floor | Case::Library(_) => count(name, turns, deltas),
+        let (turns, long) = match case {
+            Case::Http(dialect) => http::count(dialect),
+            Case::Floor | Case::Library(_) => differences(name),
         };
-        // Side by side, for each needs one processor. All are spawned before the first is waited for.
-        let [short, many, long] = std::thread::scope(|scope| {
-            [(WARM, DELTAS), (WARM + MORE, DELTAS), (WARM, LONG)]
-                .map(|(turns, deltas)| scope.spawn(move || count(turns, deltas)))
-                .map(|run| run.join().unwrap())
-        });
-        let turn = many.saturating_sub(short) / MORE as u64;
-        let delta = long.saturating_sub(short) / (WARM * (LONG - DELTAS)) as u64;
+        let turn = turns / MORE as u64;
+        let delta = long.saturating_sub(turn * WARM as u64) / (WARM * (LONG - DELTAS)) as u64;
         let (turn_bound, delta_bound) = bounds.unzip();
         let text = |bound: Option<u64>| bound.map_or("-".to_owned(), |bound| bound.to_string());
         println!("{name:<10} {turn:>10} {:>10} {delta:>10} {:>10}", text(turn_bound), text(delta_bound));
@@ -108,12 +103,25 @@ fn measure(wanted: &[&str]) {
     }
 }
 
-/// callgrind, for a program and its arguments.
-fn callgrind() -> Command {
+/// callgrind, for a program and its arguments. `out`: what it writes, as the beginning of file names.
+fn callgrind(out: &Path) -> Command {
     let mut command = Command::new("valgrind");
     // What is inlined where takes longer to read than a short run.
-    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--read-inline-info=no"]);
+    command.args(["--tool=callgrind", "--read-inline-info=no"]);
+    command.arg(format!("--callgrind-out-file={}", out.display()));
     command
+}
+
+/// Instructions of the library for [`MORE`] turns of [`DELTAS`], and for [`WARM`] of [`LONG`].
+fn differences(case: &'static str) -> (u64, u64) {
+    // Side by side, for each needs one processor. All are spawned before the first is waited for.
+    let [short, many, long] = std::thread::scope(|scope| {
+        [(WARM, DELTAS), (WARM + MORE, DELTAS), (WARM, LONG)]
+            .map(|(turns, deltas)| scope.spawn(move || count(case, turns, deltas)))
+            .map(|run| run.join().unwrap())
+    });
+    let more = many.saturating_sub(short);
+    (more, long.saturating_sub(short) + more * WARM as u64 / MORE as u64)
 }
 
 /// The number that callgrind has written.
@@ -124,7 +132,7 @@ fn collected(said: &str) -> u64 {
 
 /// Instructions of a whole run of this program.
 fn count(case: &str, turns: usize, deltas: usize) -> u64 {
-    let counted = callgrind()
+    let counted = callgrind(Path::new("/dev/null"))
         .arg(std::env::current_exe().unwrap())
         .args(["run", case, &turns.to_string(), &deltas.to_string()])
         .output()
