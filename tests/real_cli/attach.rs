@@ -38,7 +38,7 @@ fn made(bench: &Bench, name: &str) -> bool {
 /// With `permissions.policy = "deny"` no tool that needs a permission runs, whatever the client sends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_attached_client_permits_nothing() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve(ATTACH).await;
     let agents = json!({ "a": { "description": "d", "prompt": "p", "permissionMode": "bypassPermissions" } });
     let agents = agents.to_string();
@@ -95,7 +95,7 @@ async fn begin(bench: &Bench, user: &str) -> [Duration; 2] {
 /// Its times are in docs/performance.md; the bound is that of a quiet machine, and holds with `tests/run --long` alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attached_conversation_begins_on_a_spare() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve(&format!("{ATTACH}[spares]\nmin = 1\n")).await;
     let mut times = Vec::new();
     for number in 0..CONVERSATIONS / if is_long() { 1 } else { 10 } {

@@ -35,8 +35,18 @@ impl Bench {
     /// As [`Bench::new`], for a test that takes long and does much the same with every version: without
     /// `tests/run --long` it runs with the first version alone.
     pub(crate) async fn for_long() -> Option<Self> {
+        Self::with(installed::VERSIONS[0]).await
+    }
+
+    /// As [`Bench::new`], for a test of pilotlight's own features, which need of the CLI what the traps and the tests of its own
+    /// acts look at with every version: without `tests/run --long` it runs with the newest version alone.
+    pub(crate) async fn of_newest() -> Option<Self> {
+        Self::with(installed::NEWEST).await
+    }
+
+    async fn with(wanted: &str) -> Option<Self> {
         let version = super::version();
-        if version != installed::VERSIONS[0] && !installed::is_long() {
+        if version != wanted && !installed::is_long() {
             installed::left_out(&format!("runs with {version} by tests/run --long"));
             return None;
         }

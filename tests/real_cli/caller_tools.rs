@@ -38,7 +38,7 @@ fn results(answer: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_and_results_are_one_turn_of_a_process() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let asked = json!({ "role": "user", "content": CALLS });
     let called = post(&server, &request(&json!([asked]))).await;
@@ -71,7 +71,7 @@ async fn calls_and_results_are_one_turn_of_a_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn results_reach_the_model_after_a_kill() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let asked = json!({ "role": "user", "content": CALLS });
     let called = post(&server, &request(&json!([asked]))).await;
@@ -87,7 +87,7 @@ async fn results_reach_the_model_after_a_kill() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_message_ends_the_wait_for_results() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let asked = json!({ "role": "user", "content": CALLS });
     let called = post(&server, &request(&json!([asked]))).await;
@@ -101,7 +101,7 @@ async fn another_message_ends_the_wait_for_results() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_with_calls_begins_elsewhere() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let history = json!([
         { "role": "user", "content": "add" },
@@ -126,7 +126,7 @@ fn wants_number(prompt: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn structured_answer_is_the_document_alone() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let answer = post(&server, &wants_number(r#"[[say:here]][[tool:StructuredOutput {"a":1}]]"#)).await;
     assert_eq!(answer["content"], json!([{ "type": "text", "text": r#"{"a":1}"# }]), "{answer}");
@@ -137,7 +137,7 @@ async fn structured_answer_is_the_document_alone() {
 /// The CLI asks for the document once, and the server once more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn structured_answer_is_asked_for_again() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let answer = post(&server, &wants_number("[[say:no]]")).await;
     assert_eq!(answer["content"], json!([{ "type": "text", "text": r#"{"a":7}"# }]), "{answer}");
@@ -147,7 +147,7 @@ async fn structured_answer_is_asked_for_again() {
 /// What the broker has seen of a turn without an end is in all totals; a turn with an end is there once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cost_of_a_wait_is_in_all_totals_once() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("[broker]\ncredentials = \"broker\"\n").await;
     let get = async |path: &str| -> Value {
         let request = reqwest::Client::new().get(format!("{}{path}", server.client().http()));
@@ -192,7 +192,7 @@ async fn cost_of_a_wait_is_in_all_totals_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn call_that_does_not_match_is_repaired() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let mut body =
         request(&json!([{ "role": "user", "content": r#"[[tool:mcp__caller__add {"a":"one"}]]"# }]));

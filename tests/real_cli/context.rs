@@ -6,7 +6,7 @@ use super::bench::Bench;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_context_has_a_code_in_each_dialect() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     full(&bench).await;
 }
 

@@ -8,7 +8,7 @@ const ONE_SECOND: &str = "[session]\nidle_timeout = \"1s\"\n";
 /// An idle process is stopped and the conversation goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_process_is_stopped_conversation_continues() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve(ONE_SECOND).await;
     let client = server.client();
     client.turn("alice", "the word is heliotrope").await.text();
@@ -25,7 +25,7 @@ async fn idle_process_is_stopped_conversation_continues() {
 /// A busy process is not idle however long its turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_24_busy_process_is_never_idle() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve(ONE_SECOND).await;
     let client = server.client();
     // Three times the idle timeout, without a sign of life.

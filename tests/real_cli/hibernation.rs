@@ -11,7 +11,7 @@ use crate::common::{SOON, eventually};
 /// Each answer comes from the same process, and a frozen one ends in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_cli_answers_the_next_message() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|config| config.session.hibernate_after = Duration::from_millis(200)).await;
     let session = system.alice();
     say(&session, "the word is abacus").await;

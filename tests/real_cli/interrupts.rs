@@ -5,7 +5,7 @@ use super::bench::Bench;
 /// Hanging up interrupts the turn and keeps the process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hang_up_interrupts_turn_keeps_process() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
     client.turn("alice", "the word is heliotrope").await.text();
@@ -22,7 +22,7 @@ async fn hang_up_interrupts_turn_keeps_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hanging_up_before_the_first_word_does_the_same() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
     client.turn("alice", "hello").await.text();
@@ -38,7 +38,7 @@ async fn hanging_up_before_the_first_word_does_the_same() {
 /// One that hangs up does not end the turn of the next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hang_up_spares_the_next_turn() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
     let running = client.stream("alice", "[[hold:first]][[say:one]]").await;

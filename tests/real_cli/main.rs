@@ -1,8 +1,9 @@
 //! The server with the real CLI, which talks to a Messages API of the tests on loopback. `tests/run` installs the CLI;
 //! without it these tests say that they are left out, and fail where nothing may be left out.
 //!
-//! The whole suite runs with each version of [`installed::VERSIONS`], all of them side by side; a smoke test with the
-//! older ones.
+//! The whole suite runs with each version of [`installed::VERSIONS`] by `tests/run --long`, all of them side by side. By default
+//! each version has the traps, the journal and all that the CLI does by itself; `bench` says what one version has alone. The older
+//! ones have a smoke test.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 #![allow(clippy::duplicate_mod, reason = "the suite is there once for each version of the CLI")]

@@ -109,7 +109,7 @@ fn mcp_tools(init: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn configured_server_is_there_from_the_first_turn_on() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let lamp = McpServer::start(SLOW).await;
     let config = format!(
         "[permissions]\npolicy = \"allow\"\n[mcp.servers.lamp]\nurl = \"{}\"\n\
@@ -142,7 +142,7 @@ async fn configured_server_is_there_from_the_first_turn_on() {
 /// Server that never connects delays and does not prevent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unconnected_server_delays_but_allows_turn() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let lamp = McpServer::start(Duration::from_secs(600)).await;
     let config = format!(
         "[mcp]\nconnect_timeout = \"1s\"\n[mcp.servers.lamp]\nurl = \"{}\"\n\
@@ -160,7 +160,7 @@ async fn unconnected_server_delays_but_allows_turn() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_in_a_definition_is_expanded() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let lamp = McpServer::start(Duration::ZERO).await;
     let system = bench.embed(|_| {}).await;
     let with = |token: &str| {
@@ -190,7 +190,7 @@ async fn nothing_in_a_definition_is_expanded() {
 /// In the middle of a turn and without another child; the caller's own tools stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_is_added_to_a_running_child() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let lamp = McpServer::start(Duration::ZERO).await;
     let url = lamp.url.clone();
     let configured = move |config: &mut Config| {

@@ -71,7 +71,7 @@ fn settings(request: &Request) -> Vec<(&'static str, Value)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn model_is_bound_at_the_start_and_adds_no_text() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|_| {}).await;
     for (number, model) in NAMES.into_iter().enumerate() {
         let user = system.pilot.session(format!("user {number}"));
@@ -95,7 +95,7 @@ async fn model_is_bound_at_the_start_and_adds_no_text() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn model_change_restarts_with_the_context_alone() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
     let mut said = Vec::new();
@@ -138,7 +138,7 @@ async fn model_change_restarts_with_the_context_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn model_window_and_prompt_outlive_a_resume() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
     let first = asked(&bench, &alice, None, "the word is heliotrope").await;
@@ -163,7 +163,7 @@ async fn model_window_and_prompt_outlive_a_resume() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn system_prompt_counts_when_it_changes_and_goes() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
     let own = asked(&bench, &system.pilot.session("bob"), None, "hello").await.system;

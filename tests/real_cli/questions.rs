@@ -49,7 +49,7 @@ fn last_request(bench: &Bench) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn question_of_the_model_is_answered() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(policy(PermissionPolicy::Ask)).await;
     let alice = system.alice();
     let turn = send(&alice, QUESTION).await;
@@ -66,7 +66,7 @@ async fn question_of_the_model_is_answered() {
 /// A policy has no answer: the model is asked to go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn question_of_the_model_for_nobody_is_denied() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(policy(PermissionPolicy::Allow)).await;
     let alice = system.alice();
     assert_eq!(finish(send(&alice, QUESTION).await).await.text, "TOOLS:err");
@@ -100,7 +100,7 @@ async fn elicited(bench: &Bench, decision: Option<Decision>, policy_of: Permissi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn question_of_an_mcp_server_is_answered() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let content = Some(json!({ "name": "Bob" }));
     let seen = elicited(&bench, Some(Decision::Accept { content }), PermissionPolicy::Ask).await;
     assert!(seen.contains("action:accept") && seen.contains("name:Bob"), "{seen}");
@@ -108,14 +108,14 @@ async fn question_of_an_mcp_server_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn question_of_an_mcp_server_is_declined() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let seen = elicited(&bench, Some(Decision::Decline), PermissionPolicy::Ask).await;
     assert!(seen.contains("action:decline"), "{seen}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn question_of_an_mcp_server_for_nobody_is_cancelled() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let seen = elicited(&bench, None, PermissionPolicy::Allow).await;
     assert!(seen.contains("action:cancel"), "{seen}");
 }

@@ -116,7 +116,7 @@ async fn fails(
 /// As configured by default: the caller of an overloaded API is not kept waiting.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overload_ends_soon_with_the_default_retries() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve("").await;
     let client = server.client();
     for (dialect, stream) in [(Dialect::Anthropic, false), (Dialect::OpenAi, true)] {
@@ -134,7 +134,7 @@ async fn overload_ends_soon_with_the_default_retries() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failing_api_is_a_typed_error_after_the_retries() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let server = bench.serve_cli(&format!("api_retries = {}\n", REQUESTS - 1), "").await;
     let client = server.client();
     // One process per name; the dialects share it.

@@ -23,7 +23,7 @@ async fn ready(running: &Embedded, count: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn spare_serves_a_newcomer_without_a_start() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let running = with_spares(&bench, 1).await;
     assert_eq!(bench.api.requests().len(), 0, "warming costs nothing at the API");
     let spare = bench.only_cli();
@@ -46,7 +46,7 @@ async fn spare_serves_a_newcomer_without_a_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_spare_does_not_reach_a_newcomer() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let running = with_spares(&bench, 1).await;
     let spare = bench.only_cli();
     spare.kill();

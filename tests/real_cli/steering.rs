@@ -64,7 +64,7 @@ fn was_sent(bench: &Bench, text: &str) -> bool {
 /// It is part of the conversation: of what is said later, and of its list. A command is a text.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_is_read_when_the_tool_ends() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(allows).await;
     let alice = system.alice();
     for (text, read) in [("hurry up", "hurry up"), ("\n/clear", "Note: /clear")] {
@@ -92,7 +92,7 @@ async fn text_is_read_when_the_tool_ends() {
 /// Without a tool the CLI would read it after the turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_for_a_turn_without_tools_is_not_sent() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(allows).await;
     let alice = system.alice();
     assert_eq!(alice.steer("nobody").await, Err(SteerError::NoRunningTurn));
@@ -116,7 +116,7 @@ async fn text_for_a_turn_without_tools_is_not_sent() {
 /// An interrupt would leave it to a turn of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interrupt_takes_a_text_back() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(allows).await;
     let alice = system.alice();
     let turn = send(&alice, TOOL).await;
@@ -135,7 +135,7 @@ async fn interrupt_takes_a_text_back() {
 /// The CLI ends the turn with the tool: 2.1.332 begins another one with the text, 2.1.197 keeps it for the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_25_text_that_is_left_mixes_no_turns() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let last_round = |config: &mut Config| {
         allows(config);
         config.cli.args = vec!["--max-turns".into(), "1".into()];

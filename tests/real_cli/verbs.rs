@@ -68,7 +68,7 @@ async fn kill(session: &Session) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compacted_conversation_stays_compacted() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
     assert_eq!(alice.compact().await, Err(TurnError::NothingToCompact), "it does not exist");
@@ -125,7 +125,7 @@ async fn compacted_conversation_stays_compacted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_context_has_ways_out() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
     say(&alice, "word-one").await;
@@ -146,7 +146,7 @@ async fn full_context_has_ways_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reset_leaves_nothing_of_the_conversation() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
     alice.reset(false).await.expect("nothing is there");
@@ -171,7 +171,7 @@ async fn reset_leaves_nothing_of_the_conversation() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forks_and_rewinds_go_on_from_any_message() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|config| config.permissions.policy = PermissionPolicy::Allow).await;
     let alice = system.alice();
     say(&alice, "word-one").await;
@@ -222,7 +222,7 @@ async fn forks_and_rewinds_go_on_from_any_message() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn context_use_is_reported() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let system = bench.embed(|_| {}).await;
     let alice = system.alice();
     assert_eq!(alice.context().await, Ok(None));

@@ -10,7 +10,7 @@ use crate::common::{SOON, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn states_stand_around_every_turn() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let mut cli = Bare::start(&bench).await;
     for text in ["[[think:hm]][[say:one]]", "[[say:two]]"] {
         cli.say(text).await;
@@ -24,7 +24,7 @@ async fn states_stand_around_every_turn() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_07_an_orderly_end_keeps_the_last_turn() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     for (word, code) in [("amaranth", 143), ("bergamot", 0)] {
         let mut cli = Bare::start(&bench).await;
         let lines = cli.turn(&format!("the word is {word} [[say:noted]]")).await;
@@ -44,7 +44,7 @@ async fn trap_07_an_orderly_end_keeps_the_last_turn() {
 /// The last line of a turn is found again in the transcript.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn last_line_of_turn_is_in_transcript() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let mut cli = Bare::start(&bench).await;
     for text in
         ["[[think:hm]][[say:one]]", r#"[[tool:Bash {"command":"echo x"}]]"#, "[[error:400]]", "[[say:two]]"]
@@ -63,7 +63,7 @@ async fn last_line_of_turn_is_in_transcript() {
 /// An interrupt ends the turn and the request and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interrupt_ends_turn_and_request_only() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let mut cli = Bare::start(&bench).await;
     cli.say("[[say:beginning]][[hold:never]]").await;
     bench.api.entered("never", 1).await;
@@ -78,7 +78,7 @@ async fn interrupt_ends_turn_and_request_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tool_asks_before_it_runs() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let mut cli = Bare::start(&bench).await;
     cli.say(r#"[[tool:Bash {"command":"touch made-by-a-tool"}]]"#).await;
     cli.allow_tool().await;
@@ -89,7 +89,7 @@ async fn a_tool_asks_before_it_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_19_files_of_the_workspace_are_not_obeyed() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let root = bench.place.path();
     let mark = root.join("obeyed");
     let command = format!("touch {}", mark.display());
@@ -107,7 +107,7 @@ async fn trap_19_files_of_the_workspace_are_not_obeyed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_09_killed_it_leaves_its_tools_running() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let mut cli = Bare::start(&bench).await;
     cli.say(r#"[[tool:Bash {"command":"touch begun; sleep 86400"}]]"#).await;
     cli.allow_tool().await;
@@ -120,7 +120,7 @@ async fn trap_09_killed_it_leaves_its_tools_running() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_02_messages_sent_while_it_is_busy_are_merged() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let mut cli = Bare::start(&bench).await;
     cli.say("[[hold:gate]][[say:one]]").await;
     bench.api.entered("gate", 1).await;
@@ -140,7 +140,7 @@ async fn trap_02_messages_sent_while_it_is_busy_are_merged() {
 /// A message with a known UUID is never answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_04_message_with_known_uuid_is_unanswered() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let mut cli = Bare::start(&bench).await;
     let message = json!({"role": "user", "content": "[[say:once]]"});
     let line = json!({"type": "user", "uuid": "2b4f0f0e-7a3c-4a51-9f0a-0d3d2f3c1e55", "message": message});
@@ -157,7 +157,7 @@ async fn trap_04_message_with_known_uuid_is_unanswered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_16_a_request_that_is_refused_hangs_nothing() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     // It asks its host for the tools of a server that is said to be there.
     let mut cli = Bare::begin(&bench).await;
     let initialize = json!({"subtype": "initialize", "sdkMcpServers": ["x"]});
@@ -182,7 +182,7 @@ async fn trap_16_a_request_that_is_refused_hangs_nothing() {
 /// A closed output does not end it and a closed input does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trap_17_closed_input_ends_cli_output_does_not() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::of_newest().await else { return };
     let mut cli = Bare::start(&bench).await;
     cli.close_output();
     cli.say("is anybody listening?").await;
