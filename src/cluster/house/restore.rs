@@ -29,6 +29,8 @@ impl House {
             let locked = dropped.run_until_cancelled(locking).await;
             let mut are_here = false;
             if let Some(mut present) = locked.filter(|_| !dropped.is_cancelled()) {
+                // Of the stay before, whose last change may have ended after it.
+                resident.is_too_large.store(false, Ordering::Release);
                 let files = house.files_of(&resident, &*residents, fence, stored, &dropped).await;
                 *present = files.filter(|_| !dropped.is_cancelled());
                 are_here = present.is_some();

@@ -8,15 +8,13 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use object_store::path::Path as ObjectPath;
-use tokio::time::Instant;
 
 use super::error::{OpenError, StoreError};
 use crate::support::blocking::blocking_long;
-use crate::support::lock::MutexExt as _;
 
 /// Files of one user that are looked at.
 const MOST_SWEPT: usize = 100_000;
@@ -27,16 +25,12 @@ const FORBIDDEN: u32 = 0o007;
 const MARK: &str = ".pilotlight-store";
 /// Longest content of that file which is read.
 const MAX_MARK: u64 = 64;
-/// Time after a check in which a creation begins without another one: it is checked afterwards in any case.
-const CHECKED_FOR: Duration = Duration::from_secs(1);
 
 /// The directory of a store.
 #[derive(Debug, Clone)]
 pub(super) struct Local {
     root: PathBuf,
     mark: Arc<str>,
-    /// When the directory was last found to be the one that was opened. `None` if it was not.
-    checked: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Local {
@@ -54,7 +48,7 @@ impl Local {
             return Err(failed(format!("its mode {:04o} lets others in; chmod it to 0700", mode & 0o7777)));
         }
         let mark = mark(&root).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { root, mark, checked: Arc::default() })
+        Ok(Self { root, mark })
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -67,21 +61,13 @@ impl Local {
         self.checked(read_mark).await
     }
 
-    /// As [`Self::check`], where another check was not just before.
-    pub(super) async fn check_again(self) -> Result<(), StoreError> {
-        let checked = *self.checked.lock_unpoisoned();
-        if checked.is_some_and(|checked| checked.elapsed() < CHECKED_FOR) {
-            Ok(())
-        } else {
-            self.check().await
-        }
-    }
-
     /// As [`Self::check`], and that this object is in it.
     pub(super) async fn check_has(self, object: ObjectPath) -> Result<(), StoreError> {
         self.checked(move |root| {
+            // The object last: it is not in a directory that comes back between the two.
+            let mark = read_mark(root)?;
             root.join(object.as_ref()).symlink_metadata()?;
-            read_mark(root)
+            Ok(mark)
         })
         .await
     }
@@ -90,12 +76,9 @@ impl Local {
         self,
         look: impl FnOnce(&Path) -> io::Result<String> + Send + 'static,
     ) -> Result<(), StoreError> {
-        let (mark, checked) = (self.mark.clone(), self.checked.clone());
-        let found = self.run(look).await;
-        let is_same = found.as_ref().is_ok_and(|found| *found == *mark);
-        *checked.lock_unpoisoned() = is_same.then(Instant::now);
-        match found {
-            Ok(_) if is_same => Ok(()),
+        let mark = self.mark.clone();
+        match self.run(look).await {
+            Ok(found) if found == *mark => Ok(()),
             Ok(_) | Err(StoreError::Missing) => {
                 Err(StoreError::Unavailable("its directory is not mounted, or is another one".to_owned()))
             }

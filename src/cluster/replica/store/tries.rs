@@ -68,13 +68,7 @@ impl Store {
             let task = self.0.tasks.spawn(async move {
                 let _permit = permit;
                 let Some(local) = local else { return request.await };
-                // What is read from another directory looks like a loss; what is created there is found out afterwards.
-                let before = local.clone();
-                if created.is_some() {
-                    before.check_again().await?
-                } else {
-                    before.check().await?
-                }
+                local.clone().check().await?;
                 let done = request.await;
                 // It may have become another one meanwhile.
                 match created.filter(|_| done.is_ok()) {
