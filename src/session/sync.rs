@@ -29,7 +29,7 @@ pub(crate) struct Syncer(Mutex<State>);
 struct State {
     /// At most one for each running turn.
     syncs: Vec<SyncRequest>,
-    /// At most one for each session ([`RecordWriter`](super::store::RecordWriter)).
+    /// At most one for each session ([`RecordWriter`](super::RecordWriter)).
     saves: VecDeque<SaveRequest>,
     is_running: bool,
 }

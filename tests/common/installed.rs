@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-/// The versions that are supported in full: the whole suite of `real_cli` runs with each. `tests/run` installs them and
+/// The versions that are supported in full: the whole suite of `real_cli` runs with each by
+/// `tests/run --long`, and most of it by default. `tests/run` installs them and
 /// the older ones, by these two lines.
 pub const VERSIONS: [&str; 2] = ["2.1.197", "2.1.332"];
 

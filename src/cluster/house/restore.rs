@@ -59,6 +59,9 @@ impl House {
                 return None;
             }
         };
+        if dropped.is_cancelled() {
+            return None;
+        }
         let files = match &stored.head {
             None => {
                 if mark != Mark::Never && !mark.is_latest(None) {
