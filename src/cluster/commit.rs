@@ -17,6 +17,7 @@ use super::replica::chain::Since;
 use super::replica::collect::Scope;
 use super::replica::delta::Kind;
 use super::replica::{ReplicateError, UserState};
+use super::route::Grant;
 use crate::config::Replication;
 use crate::error::TurnError;
 use crate::model::ids::{SessionHash, UserId};
@@ -137,13 +138,13 @@ impl Cluster {
         self.house.commit(&resident, Extent::Turn).await
     }
 
-    /// As [`Cluster::commit`], for a change that is no turn.
+    /// As [`Cluster::commit`], for a change that is no turn and was made under this grant.
     ///
     /// # Errors
-    /// As [`Cluster::commit`].
-    pub(crate) async fn commit_changes(&self, user: &UserId) -> Result<(), TurnError> {
+    /// As [`Cluster::commit`]; [`TurnError::Moved`] also if the user has come back meanwhile, with the files of the store.
+    pub(crate) async fn commit_changes(&self, user: &UserId, grant: &Grant) -> Result<(), TurnError> {
         let Some(resident) = self.house.resident(UserHash::of(user)) else { return Err(TurnError::Moved) };
-        self.house.commit(&resident, Extent::Changes).await
+        self.house.commit_during(&resident, Extent::Changes, grant.stay.clone()).await
     }
 
     /// As [`Cluster::commit_changes`], in the background. What fails goes with the next change.
@@ -177,7 +178,21 @@ impl House {
         resident: &Arc<Resident>,
         extent: Extent,
     ) -> Result<(), TurnError> {
-        let (house, of, wanted, stay) = (self.clone(), resident.clone(), resident.wants(), resident.stay());
+        self.commit_during(resident, extent, resident.stay()).await
+    }
+
+    /// As [`House::commit`], of a change that was made in this stay.
+    pub(super) async fn commit_during(
+        self: &Arc<Self>,
+        resident: &Arc<Resident>,
+        extent: Extent,
+        stay: CancellationToken,
+    ) -> Result<(), TurnError> {
+        if stay.is_cancelled() && extent == Extent::Changes {
+            // The files may be those of the store by now, without the change.
+            return Err(TurnError::Moved);
+        }
+        let (house, of, wanted) = (self.clone(), resident.clone(), resident.wants());
         let Ok(place) = resident.commits.clone().try_acquire_owned() else {
             if extent == Extent::Changes {
                 resident.changes_wait.store(false, Ordering::Release);

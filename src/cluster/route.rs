@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::Cluster;
 use super::house::InProgress;
@@ -31,6 +32,8 @@ pub(crate) struct Grant {
     // In this order: a user who leaves after the last request has been in use until then.
     _request: Arc<InProgress>,
     _granted: Arc<Granted>,
+    /// Cancelled when the user leaves this node, or is lost.
+    pub(super) stay: CancellationToken,
 }
 
 /// A node, and where other nodes reach it.
@@ -77,10 +80,10 @@ impl Cluster {
             return self.address(hash, node).await;
         }
         match self.claim(user, hash).await {
-            Ok((Claimed::Here(granted), request)) => {
-                Ok(Route::Here(Grant { _request: Arc::new(request), _granted: Arc::new(granted) }))
+            Ok((Claimed::Here(granted), request, stay)) => {
+                Ok(Route::Here(Grant { _request: Arc::new(request), _granted: Arc::new(granted), stay }))
             }
-            Ok((Claimed::Elsewhere(node), _)) => self.address(hash, node).await,
+            Ok((Claimed::Elsewhere(node), ..)) => self.address(hash, node).await,
             // Another node may take the user. It was asked already if the request came from there.
             Err(Refusal::Draining | Refusal::Full) if unowned == Unowned::Place => {
                 let until = Instant::now() + PUBLISHED_WITHIN;
@@ -112,13 +115,18 @@ impl Cluster {
         (node != *self.membership.id()).then_some(node)
     }
 
-    async fn claim(&self, user: &UserId, hash: UserHash) -> Result<(Claimed, InProgress), Refusal> {
+    async fn claim(
+        &self,
+        user: &UserId,
+        hash: UserHash,
+    ) -> Result<(Claimed, InProgress, CancellationToken), Refusal> {
         let is_new = self.membership.stored(hash).is_none();
         let resident = self.house.admit(user, hash);
         resident.used_now();
         let request = InProgress::of(&resident);
         let began = tokio::time::Instant::now();
         let claimed = self.membership.claim(hash).await;
+        let stay = resident.stay();
         drop(resident);
         if !matches!(claimed, Ok(Claimed::Here(_))) {
             self.house.dismiss_unless_here(hash);
@@ -136,7 +144,7 @@ impl Cluster {
                 Err(_) => metrics.claims.increment(ClaimResult::Failed),
             }
         }
-        claimed.map(|claimed| (claimed, request))
+        claimed.map(|claimed| (claimed, request, stay))
     }
 
     async fn address(&self, hash: UserHash, id: NodeId) -> Result<Route, RouteError> {

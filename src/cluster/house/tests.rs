@@ -494,6 +494,25 @@ async fn changes_of_a_user_who_leaves_hold_up_nothing() {
     assert_eq!(there.node.tree(), before);
 }
 
+/// What was changed before the user was lost is not in the files with which it comes back.
+#[tokio::test]
+async fn change_of_a_former_stay_is_not_called_stored() {
+    let shared = Shared::new().await;
+    let node = Arc::new(Node::new());
+    let session = node.session("a");
+    let mut here = shared.start(&node, false).await;
+    let (resident, granted) = here.claim().await;
+    here.turn(&resident, &session, "one").await;
+    let stay = resident.stay();
+    here.disown(&shared.ledger).await;
+    drop((resident, granted));
+    let (resident, granted) = here.claim().await;
+    let late = here.house.commit_during(&resident, Extent::Changes, stay).await;
+    assert!(matches!(late, Err(TurnError::Moved)), "{late:?}");
+    here.house.commit(&resident, Extent::Changes).await.unwrap();
+    drop((resident, granted));
+}
+
 #[tokio::test]
 async fn waiting_changes_of_a_user_are_bounded() {
     let shared = Shared::new().await;

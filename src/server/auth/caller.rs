@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 #[cfg(feature = "cluster")]
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,8 @@ use crate::server::audit;
 use crate::server::auth::identity::Owner;
 use crate::server::auth::keys::{Entry, KeyLimits, Role};
 use crate::server::percent;
+#[cfg(feature = "cluster")]
+use crate::support::lock::MutexExt as _;
 use crate::turn::Sender;
 
 pub(crate) const USER_HEADER: &str = "x-pilotlight-user";
@@ -49,7 +51,7 @@ pub(crate) struct Caller {
 #[derive(Debug, Default)]
 struct Routing {
     /// The user of the request, kept on this node of the cluster while it is answered.
-    here: OnceLock<(UserId, Grant)>,
+    here: Mutex<Option<(UserId, Grant)>>,
     /// The user whom the credentials in the body have identified.
     identified: OnceLock<Owner>,
 }
@@ -106,13 +108,20 @@ impl Caller {
     /// Keeps the user of the request on this node of the cluster.
     #[cfg(feature = "cluster")]
     pub(crate) fn routed(&self, user: &UserId, grant: Grant) {
-        self.routing.here.get_or_init(|| (user.clone(), grant));
+        // The last one: the user may have been lost since the try before.
+        *self.routing.here.lock_unpoisoned() = Some((user.clone(), grant));
+    }
+
+    /// Lets go whom an earlier try has kept here: the request may be answered elsewhere.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn route_again(&self) {
+        *self.routing.here.lock_unpoisoned() = None;
     }
 
     /// The user of the request, if this node of the cluster has it.
     #[cfg(feature = "cluster")]
-    pub(crate) fn served(&self) -> Option<&UserId> {
-        self.routing.here.get().map(|(user, _)| user)
+    pub(crate) fn served(&self) -> Option<(UserId, Grant)> {
+        self.routing.here.lock_unpoisoned().clone()
     }
 
     /// Notes whom the credentials in the body have identified, here or on the node that the caller reached.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::forward::ForwardError;
 use super::{ClusterSide, NODE_HEADER};
-use crate::cluster::NodeAddress;
+use crate::cluster::{Grant, NodeAddress};
 use crate::error::TurnError;
 use crate::model::ids::UserId;
 use crate::server::api::error::{ApiError, ErrorForm};
@@ -45,8 +45,8 @@ pub(crate) async fn answer(
         Some(caller) if !from_peer => here_or_there(app, side, request, next, caller, form).await,
         _ => next.run(request).await,
     };
-    if is_change && let Some(user) = caller.as_ref().and_then(Caller::served) {
-        response = committed(side, user, response).await;
+    if is_change && let Some((user, grant)) = caller.as_ref().and_then(Caller::served) {
+        response = committed(side, &user, &grant, response).await;
     }
     if from_peer && response.extensions().get::<ApiError>().is_some_and(ApiError::is_for_another) {
         response.headers_mut().insert(NOT_OWNER_HEADER, HeaderValue::from_static("1"));
@@ -60,7 +60,7 @@ pub(crate) async fn answer(
 }
 
 /// A change is answered once other nodes can go on after it. Turns see to it themselves.
-async fn committed(side: &ClusterSide, user: &UserId, response: Response) -> Response {
+async fn committed(side: &ClusterSide, user: &UserId, grant: &Grant, response: Response) -> Response {
     let is_turn = response.extensions().get::<OfTurn>().is_some();
     if is_turn || !response.status().is_success() {
         return response;
@@ -69,7 +69,7 @@ async fn committed(side: &ClusterSide, user: &UserId, response: Response) -> Res
         side.cluster.commit_changes_later(user);
         return response;
     }
-    match side.cluster.commit_changes(user).await {
+    match side.cluster.commit_changes(user, grant).await {
         Ok(()) => response,
         // It was done: who repeats it would do it twice.
         Err(TurnError::Moved) => ApiError::from(TurnError::NodeFenced { in_turn: true }).into_response(),
@@ -96,6 +96,7 @@ async fn here_or_there(
     // The handler takes its own share of the memory for the same bytes.
     drop(received);
     loop {
+        caller.route_again();
         let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
         let mut response = next.clone().run(request).await;
         let error = response.extensions().get::<ApiError>();
