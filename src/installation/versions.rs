@@ -282,11 +282,11 @@ impl Installed {
         let answer = version(&found, shim, home).await.ok().flatten();
         let mut state = self.lock();
         match answer {
-            // Another may have been chosen meanwhile.
-            Some(_) if state.current.as_ref() != Some(&executable) => {}
-            Some(version) => state.version = Some((executable, version)),
-            // The next start queries it again: it may have had no time.
-            None => drop(state.asked.take_if(|asked| *asked == executable)),
+            Some(version) if state.current.as_ref() == Some(&executable) => {
+                state.version = Some((executable, version));
+            }
+            // The next start of it queries it again: it may have had no time, or another was chosen meanwhile.
+            _ => drop(state.asked.take_if(|asked| *asked == executable)),
         }
     }
 

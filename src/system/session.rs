@@ -126,10 +126,8 @@ impl Session {
 
     /// As [`Session::purge`], with the error that turns are refused with.
     pub(super) async fn purge_and_refuse(&self, refusal: TurnError) -> Result<(), TurnError> {
-        // As a task of its own: a caller that goes away in the middle does not leave half a session.
-        let (session, (done, purged)) = (self.clone(), oneshot::channel());
-        self.env().tasks.spawn(async move { drop(done.send(session.purge_now(&refusal).await)) });
-        purged.await.unwrap_or(Err(TurnError::Internal("the purge failed")))
+        let session = self.clone();
+        self.to_the_end(async move { session.purge_now(&refusal).await }).await
     }
 
     async fn purge_now(&self, refusal: &TurnError) -> Result<(), TurnError> {
@@ -267,16 +265,18 @@ impl Session {
         let hash = self.key()?.hash();
         // Until they are written: else a purge in between would leave them to nobody.
         let arrival = self.arrive(&hash).await?;
-        let (workspace, sessions, credentials) =
-            (self.files_at(&hash).await?, self.sessions().clone(), credentials.clone());
-        // Compared and written by one request after the other, or the older token could win.
-        let one_at_a_time = sessions.credentials.acquire(&hash).await;
-        blocking(move || {
-            // A caller that goes away does not end the write.
-            let _held = (inside, arrival, one_at_a_time);
-            let (cli, place) = (&sessions.env.config.cli, sessions.env.credentials_place());
-            let write = || workspace.write_credentials(cli, place, &credentials).map(drop);
-            repeated(write, || workspace.create())
+        let (session, credentials) = (self.clone(), credentials.clone());
+        self.to_the_end(async move {
+            let _held = (inside, arrival);
+            let (workspace, sessions) = (session.files_at(&hash).await?, session.sessions().clone());
+            // Compared and written by one request after the other, or the older token could win.
+            let _one_at_a_time = sessions.credentials.acquire(&hash).await;
+            blocking(move || {
+                let (cli, place) = (&sessions.env.config.cli, sessions.env.credentials_place());
+                let write = || workspace.write_credentials(cli, place, &credentials).map(drop);
+                repeated(write, || workspace.create())
+            })
+            .await
         })
         .await?;
         self.ask(SessionMessage::OwnCredentials, true, ACTOR_ANSWERS_WITHIN).await?;
@@ -332,21 +332,27 @@ impl Session {
 
     /// The session's directories, created if they are not there yet; a session that does not exist begins.
     async fn files(&self) -> Result<Workspace, TurnError> {
-        let _inside = self.enter()?;
+        let inside = self.enter()?;
         let hash = self.key()?.hash();
-        let _arrival = self.arrive(&hash).await?;
-        self.files_at(&hash).await
+        let arrival = self.arrive(&hash).await?;
+        let session = self.clone();
+        self.to_the_end(async move {
+            let _held = (inside, arrival);
+            session.files_at(&hash).await
+        })
+        .await
     }
 
-    /// As [`Session::files`]. The caller holds the session's place in `arrivals`: no purge comes in between, whose session
-    /// nobody would find again.
+    /// As [`Session::files`]. The caller is inside the user's gate and holds the session's place in `arrivals`, up to the end:
+    /// no deletion comes in between, whose session nobody would find again.
     async fn files_at(&self, hash: &SessionHash) -> Result<Workspace, TurnError> {
         let create = |workspace: Workspace| workspace.create().map(|()| workspace);
         if let Some(entry) = self.entry() {
             return blocking(move || create(entry.workspace.clone())).await;
         }
         // Not for a turn: no child is wanted.
-        let (record, _) = self.known_or_begun(None).await?;
+        let beginning = self.beginning().await?;
+        let (record, _) = self.known_or_begun(beginning, None).await?;
         let (data_dir, hash) = (self.env().config.data_dir.clone(), hash.clone());
         blocking(move || create(record.workspace(&data_dir, &hash))).await
     }
@@ -386,18 +392,36 @@ impl Session {
         Err(TurnError::Internal("the session's actor keeps failing"))
     }
 
+    /// Does work with what it holds up to its end: a caller that goes away in the middle leaves no half of a session, and no
+    /// thread that makes one while it is deleted.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, TurnError>> + Send + 'static,
+    ) -> Result<T, TurnError> {
+        let (done, result) = oneshot::channel();
+        self.env().tasks.spawn(async move { drop(done.send(work.await)) });
+        result.await.unwrap_or(Err(TurnError::Internal("a task of a session failed")))
+    }
+
     /// Keeps the session from being deleted meanwhile.
     async fn arrive(&self, hash: &SessionHash) -> Result<Held<SessionHash>, TurnError> {
         let arrival = timeout(ACTOR_ANSWERS_WITHIN, self.sessions().arrivals.acquire(hash)).await;
         arrival.map_err(|_| TurnError::Internal("other requests that start the session do not end"))
     }
 
-    async fn known_or_begun(&self, wish: Option<SpareKind>) -> Result<take_up::Begun, TurnError> {
+    /// The user's place to begin a session. Before a thread is taken: those of one user would wait for each other there.
+    async fn beginning(&self) -> Result<Held<UserId>, TurnError> {
+        let beginning = self.sessions().beginnings.acquire(self.key()?.user());
+        let beginning = timeout(ACTOR_ANSWERS_WITHIN, beginning).await;
+        beginning.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))
+    }
+
+    async fn known_or_begun(
+        &self,
+        beginning: Held<UserId>,
+        wish: Option<SpareKind>,
+    ) -> Result<take_up::Begun, TurnError> {
         let (sessions, owner) = (self.sessions().clone(), self.key()?.clone());
-        // Before a thread is taken: those of one user would wait for each other there.
-        let beginning = timeout(ACTOR_ANSWERS_WITHIN, sessions.beginnings.acquire(owner.user())).await;
-        let beginning =
-            beginning.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))?;
         let limit = sessions.env.current().limits.sessions_per_user;
         // Many users may come at once.
         let begin = move || {
@@ -416,19 +440,35 @@ impl Session {
     /// Reads the session's record, or begins one, and has the supervisor start its actor. `wish`: the child that a new
     /// session will want.
     async fn bring_into_memory(&self, key: &SessionKey, wish: Option<SpareKind>) -> Result<(), TurnError> {
-        let _arrival = self.arrive(&key.hash()).await?;
+        let arrival = self.arrive(&key.hash()).await?;
         // Another request was faster.
         if self.sessions().registry.get(key).is_some() {
             return Ok(());
         }
         let inside = self.enter()?;
-        let (record, spare) = self.known_or_begun(wish).await?;
+        let beginning = self.beginning().await?;
+        let (session, key) = (self.clone(), key.clone());
+        self.to_the_end(async move {
+            let _arrival = arrival;
+            session.start_actor(key, inside, beginning, wish).await
+        })
+        .await
+    }
+
+    async fn start_actor(
+        &self,
+        key: SessionKey,
+        inside: Inside<UserId>,
+        beginning: Held<UserId>,
+        wish: Option<SpareKind>,
+    ) -> Result<(), TurnError> {
+        let (record, spare) = self.known_or_begun(beginning, wish).await?;
         let supervisor = timeout(ACTOR_ANSWERS_WITHIN, self.sessions().actor_refs.supervisor()).await;
         let supervisor = supervisor.map_err(|_| TurnError::Internal("the supervisor cannot be reached"))?;
         // Without a supervisor the system has stopped since the check.
         let supervisor = supervisor.ok_or(TurnError::Draining)?;
         let (reply, started) = oneshot::channel();
-        let (key, record, spare) = (key.clone(), Box::new(record), spare.map(Box::new));
+        let (record, spare) = (Box::new(record), spare.map(Box::new));
         let message = SupervisorMessage::StartSession { key, record, spare, inside, reply };
         let asked = supervisor.get_id();
         drop(supervisor.cast(message));

@@ -160,9 +160,7 @@ impl Session {
         let from = self.known_conversation().await?.ok_or(TurnError::MessageNotFound)?;
         let arrival = other.arrive(&key.hash()).await?;
         let sessions = self.sessions().clone();
-        let beginning = timeout(ACTOR_ANSWERS_WITHIN, sessions.beginnings.acquire(key.user())).await;
-        let beginning =
-            beginning.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))?;
+        let beginning = self.beginning().await?;
         let limit = sessions.env.current().limits.sessions_per_user;
         let at = at.map(str::to_owned);
         let forked = blocking(move || {
