@@ -36,8 +36,10 @@ pub(crate) struct Admission {
     pressure: Mutex<Pressure>,
     deadline: Mutex<Duration>,
     metrics: Arc<Metrics>,
-    /// Called when a start begins to wait.
+    /// Notified when a start waits for which a spare may go.
     pub(crate) waits: Notify,
+    /// Notified when a start waits for which a session's child has to go.
+    pub(crate) wants_child: Notify,
 }
 
 /// The right to have a child. Given back when dropped: when the child and its tree are gone.
@@ -99,6 +101,7 @@ impl Admission {
             deadline: Mutex::new(limits.queue_deadline),
             metrics,
             waits: Notify::new(),
+            wants_child: Notify::new(),
         })
     }
 
@@ -131,7 +134,7 @@ impl Admission {
                 );
             };
             self.publish(&queue);
-            self.waits.notify_one();
+            self.ask(&queue);
             (ticket, granted)
         };
         let _waiting = Waiting { admission: self, user, ticket };
@@ -200,18 +203,28 @@ impl Admission {
 
     /// Whether a start waits only because of the limit on living children.
     pub(crate) fn wants_room(&self) -> bool {
-        let queue = self.lock();
-        queue.length > 0 && queue.is_full_of_users(queue.length)
+        self.lock().wants_room()
     }
 
-    /// Users for whom room is to be made: those who wait, and `also`, who is about to.
-    pub(crate) fn wishes(&self, also: Option<&UserId>) -> Wishes {
+    /// Has sessions' children go that may go by now, if starts wait for them.
+    pub(crate) fn ask_for_room(&self) {
+        self.ask(&self.lock());
+    }
+
+    /// Under the lock: what comes to rest later finds the starts that wait.
+    fn ask(&self, queue: &Queue) {
+        if queue.length > 0 {
+            self.waits.notify_one();
+        }
+        if queue.wants_room() {
+            self.wants_child.notify_one();
+        }
+    }
+
+    /// The starts for which sessions' children have to go.
+    pub(crate) fn wishes(&self) -> Wishes {
         let queue = self.lock();
         let mut waiting = queue.order();
-        if let Some(user) = also {
-            let is_new = !queue.held.contains_key(user) && !waiting.contains(user);
-            waiting.insert(if is_new { 0 } else { waiting.len() }, user.clone());
-        }
         // Spares go for the first of them.
         waiting.drain(..queue.giving_way().min(waiting.len()));
         Wishes { waiting, held: queue.held.clone() }
@@ -220,12 +233,6 @@ impl Admission {
     /// Number of children of each user.
     pub(crate) fn held(&self) -> HashMap<UserId, usize> {
         self.lock().held.clone()
-    }
-
-    /// Whether a new user would have to wait until another user's child is gone.
-    pub(crate) fn is_full(&self) -> bool {
-        let queue = self.lock();
-        queue.is_full_of_users(queue.length + 1)
     }
 
     pub(crate) fn pressure(&self) -> Pressure {
@@ -245,7 +252,11 @@ impl Admission {
         loop {
             let mut queue = self.lock();
             let next = if queue.has_room() { queue.dequeue() } else { None };
-            let Some((user, next)) = next else { return self.publish(&queue) };
+            let Some((user, next)) = next else {
+                // Those that are let in may have taken the last room.
+                self.ask(&queue);
+                return self.publish(&queue);
+            };
             queue.acquire(&user);
             drop(queue);
             drop(next.send(self.permits(&user)));
@@ -336,6 +347,7 @@ impl Drop for SparePermit {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use proptest::prelude::*;
 
     use super::*;
@@ -367,6 +379,39 @@ mod tests {
         assert!(timeout(Duration::from_secs(1), &mut second).await.is_err(), "two starts at once");
         drop(start);
         second.await.unwrap();
+    }
+
+    fn asks(gate: &Admission) -> bool {
+        gate.wants_child.notified().now_or_never().is_some()
+    }
+
+    /// A child that comes to rest has to find the start among those that wait.
+    #[tokio::test(start_paused = true)]
+    async fn room_is_asked_for_once_the_start_waits() {
+        let gate = admission(1, 1, 10);
+        let held = gate.admit(&user("a")).await.unwrap();
+        assert!(!asks(&gate), "there was room");
+        let b = user("b");
+        let mut waiting = Box::pin(gate.admit(&b));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert!(asks(&gate) && gate.wishes().waiting == [user("b")]);
+        drop(held);
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_asked_for_when_others_take_the_last() {
+        let gate = admission(2, 1, 10);
+        let (starting, _child) = gate.admit(&user("a")).await.unwrap();
+        let (b, c) = (user("b"), user("c"));
+        let (mut second, mut third) = (Box::pin(gate.admit(&b)), Box::pin(gate.admit(&c)));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        assert!(!asks(&gate), "there is room for another child");
+        assert!(futures_util::poll!(&mut third).is_pending());
+        asks(&gate);
+        drop(starting);
+        let _second = second.await.unwrap();
+        assert!(asks(&gate), "for the third");
     }
 
     #[tokio::test(start_paused = true)]
@@ -402,13 +447,12 @@ mod tests {
         let (starting, spare) = gate.admit_spare().unwrap();
         drop(starting);
         assert!(gate.admit_spare().is_none(), "no child may be added");
-        assert!(!gate.is_full(), "a newcomer waits for no user's child");
         let other = user("b");
         let mut waiting = Box::pin(gate.admit(&other));
         assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
         gate.waits.notified().await;
         assert_eq!(gate.demand(), Demand { waiting: 1, is_full: true, is_starting_most: false });
-        assert!(!gate.wants_room() && gate.wishes(None).waiting.is_empty(), "the spare goes, and no session");
+        assert!(!gate.wants_room() && gate.wishes().waiting.is_empty(), "the spare goes, and no session");
         drop(spare);
         waiting.await.unwrap();
     }
@@ -460,7 +504,7 @@ mod tests {
         assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
         assert!(!gate.wants_room(), "the spare goes");
         spare.promised(gate.promise_spare());
-        assert!(gate.wants_room() && gate.wishes(None).waiting == [other.clone()], "a session has to go");
+        assert!(gate.wants_room() && gate.wishes().waiting == [other.clone()], "a session has to go");
         let permit = spare.give(&taker).unwrap();
         assert!(gate.wants_room());
         {
@@ -486,7 +530,7 @@ mod tests {
         drop(starting);
         assert!(!gate.knows(&user("a")));
         let permit = spare.give(&user("a")).unwrap();
-        assert!(gate.knows(&user("a")) && gate.is_full());
+        assert!(gate.knows(&user("a")) && gate.demand().is_full);
         assert_eq!(gate.lock().spares, 0);
         drop(permit);
         let queue = gate.lock();

@@ -194,17 +194,21 @@ async fn start_session(
     })
 }
 
-/// Asks the session that has rested longest to leave memory; false if none rests. The limit may be passed by the few
-/// that are on their way out.
+/// Asks the session that has rested longest to leave memory, each once; false if none rests. The limit may be passed by the
+/// few that are on their way out.
 fn make_way(sessions: &Sessions) -> bool {
     let resting = |entry: &Arc<Entry>| {
-        entry
-            .status
-            .read(|visible| (visible.status.state == SessionState::Dormant).then_some(visible.quiet_since))
+        entry.status.read(|visible| {
+            let rests = visible.status.state == SessionState::Dormant && !visible.makes_way;
+            rests.then_some(visible.quiet_since)
+        })
     };
     let resting = sessions.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
     match resting.min_by_key(|(since, _)| *since) {
-        Some((_, entry)) => entry.actor.cast(SessionMessage::Retire).is_ok(),
+        Some((_, entry)) => {
+            entry.status.makes_way();
+            entry.actor.cast(SessionMessage::Retire).is_ok()
+        }
         None => false,
     }
 }

@@ -278,7 +278,7 @@ impl Pilotlight {
         if sessions.admission.pressure() >= Pressure::NoNewChildren {
             reasons.push(NO_MEMORY.to_owned());
         }
-        if sessions.admission.is_full() && sessions.admission.wants_room() {
+        if sessions.admission.wants_room() {
             reasons.push("as many children live as may (limits.max_children)".to_owned());
         }
         if let Some(problem) = sessions.storage.problem() {

@@ -73,6 +73,11 @@ impl<W> StartQueue<W> {
         self.is_full() && self.children - self.giving_way() + waiting > self.max_children
     }
 
+    /// Whether a start waits only because of the limit on living children.
+    pub(super) fn wants_room(&self) -> bool {
+        self.length > 0 && self.is_full_of_users(self.length)
+    }
+
     /// Number of spares that go for the starts that wait.
     pub(super) fn giving_way(&self) -> usize {
         self.spares.saturating_sub(self.promised)

@@ -26,11 +26,11 @@ use tokio::time::Instant;
 use self::persist::Due;
 use self::start::ChildLink;
 use self::switch::Switching;
-use super::actor_refs::IdleMessage;
 use super::message::{SessionMessage, TurnSubmission};
 use super::state::{Effect, Input, Machine, SettingsHash};
+use super::status::{ActorView, Visible};
 use super::store::{Record, SettingsRecord};
-use super::{import::First, registry::Entry, sessions::Sessions, shelf::Reserved, status::ActorView};
+use super::{import::First, registry::Entry, sessions::Sessions, shelf::Reserved};
 use crate::child::{Answer, AskServers, Job, KillReason, Steer};
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, TurnId};
@@ -59,6 +59,10 @@ pub(crate) struct SessionActorState {
     machine: Machine,
     /// The state that the metrics count.
     counted: SessionState,
+    /// The child had nothing to do after the last message.
+    rests: bool,
+    /// The child was to make room and did not, and nobody was asked instead.
+    has_refused: bool,
 
     record: Record,
     /// Number of the last save.
@@ -114,6 +118,8 @@ impl Actor for SessionActor {
         Ok(SessionActorState {
             machine: Machine::new(args.record.generation(), settings_hash, has_context(&args.record)),
             counted: SessionState::Dormant,
+            rests: false,
+            has_refused: false,
             sessions: args.sessions,
             workspace: args.workspace,
             entry,
@@ -170,8 +176,13 @@ impl SessionActorState {
                 reply.send(runs || waits).ok();
             }
             SessionMessage::EvictIdle { reason, quiet_since } => {
-                if self.entry.status.read(|visible| visible.quiet_since == quiet_since) {
+                let is_as_chosen =
+                    |visible: &Visible| visible.is_idle() && visible.quiet_since == quiet_since;
+                if self.entry.status.read(is_as_chosen) && self.machine.may_be_evicted() {
                     self.evict(reason, Input::EvictIfIdle);
+                } else {
+                    // Used meanwhile: another one goes, or this one by what is known of it now.
+                    self.has_refused = true;
                 }
             }
             SessionMessage::Evict(reply) => {
@@ -318,7 +329,10 @@ impl SessionActorState {
 
     fn publish(&mut self) {
         let state = self.machine.public_state();
-        let comes_to_rest = state == SessionState::Idle && state != self.counted;
+        let rests = self.machine.may_be_evicted();
+        // Until then it counted as one that makes room. The start that got it may be another one than the one that waits.
+        let has_stopped = self.counted == SessionState::Stopping && state != SessionState::Stopping;
+        let comes_to_rest = !std::mem::replace(&mut self.rests, rests) && rests;
         if state != self.counted {
             self.sessions.env.telemetry.metrics.session_moved(Some(self.counted), Some(state));
             self.counted = state;
@@ -329,8 +343,11 @@ impl SessionActorState {
             queue_depth: self.machine.queue_depth(),
             record: &self.record,
         });
-        if comes_to_rest && self.sessions.admission.wants_room() {
-            self.sessions.actor_refs.cast_evictor(IdleMessage::CameToRest);
+        // One that only looks idle, because the end of its turn is on its way here, would be chosen again.
+        let passes_on = self.has_refused && (rests || !self.entry.status.read(Visible::is_idle));
+        if comes_to_rest || has_stopped || passes_on {
+            self.has_refused &= !passes_on;
+            self.sessions.admission.ask_for_room();
         }
     }
 }

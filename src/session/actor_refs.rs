@@ -6,7 +6,6 @@ use ractor::{ActorId, ActorRef};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Wishes;
 use crate::error::TurnError;
 use crate::model::ids::{SessionKey, UserId};
 use crate::session::{Record, shelf::Reserved};
@@ -38,22 +37,13 @@ pub(crate) enum SupervisorMessage {
 pub(crate) enum IdleMessage {
     /// Look for sessions that are due.
     Look,
-    /// Stop idle children, see [`crate::admission::room`].
-    MakeRoom(Room),
-    /// A child has nothing to do any more: make room for those who still wait.
-    CameToRest,
+    /// Stop idle children for the starts that wait by then, see [`crate::admission::room`].
+    MakeRoom,
+    /// Stop idle children that use this many bytes.
+    FreeBytes(u64),
     /// Fail, to prove that nothing is lost by it.
     #[cfg(feature = "failpoints")]
     Panic,
-}
-
-/// Room that is wanted.
-#[derive(Debug, Clone)]
-pub(crate) enum Room {
-    /// For the children of these users.
-    Children(Wishes),
-    /// For this many bytes.
-    Bytes(u64),
 }
 
 /// Message to the metrics sampler.

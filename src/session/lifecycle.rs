@@ -35,7 +35,6 @@ use crate::child::{
 use crate::error::{StartFailure, TurnError};
 use crate::installation::versions::{Chosen, UNJUDGED};
 use crate::model::ids::Generation;
-use crate::session::actor_refs::{IdleMessage, Room};
 use crate::session::env::Env;
 use crate::session::executable;
 use crate::session::registry::Entry;
@@ -180,11 +179,6 @@ async fn live(plan: &Plan, record: Box<Record>, stop: &CancellationToken, mailbo
         return Conclusion::without_child(ExitKind::NotAdmitted(error));
     }
     let admission = &plan.sessions.admission;
-    if admission.is_full() {
-        plan.sessions.actor_refs.cast_evictor(IdleMessage::MakeRoom(Room::Children(
-            admission.wishes(Some(plan.entry.key.user())),
-        )));
-    }
     let permits = tokio::select! {
         permits = admission.admit(plan.entry.key.user()) => permits,
         () = stop.cancelled() => return Conclusion::without_child(ExitKind::Requested),

@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::pauses::Pauses;
 use self::room::MemoryRoom;
-use super::actor_refs::{IdleMessage, Room};
 use super::sessions::Sessions;
 use super::spare::Spare;
 use super::store::SettingsRecord;
@@ -340,10 +339,9 @@ impl Shelf {
         });
         if reserved.is_none() {
             env.telemetry.metrics.spare_claims.increment(SpareClaim::Missed);
-        } else if sessions.admission.wants_room() {
+        } else {
             // A start that counted on the spare's place needs that of another child.
-            let wishes = sessions.admission.wishes(None);
-            sessions.actor_refs.cast_evictor(IdleMessage::MakeRoom(Room::Children(wishes)));
+            sessions.admission.ask_for_room();
         }
         self.changed.notify_one();
         reserved

@@ -201,6 +201,11 @@ impl Machine {
         self.generation
     }
 
+    /// Whether the child has nothing to do.
+    pub(crate) fn may_be_evicted(&self) -> bool {
+        matches!(self.phase, Phase::Idle { .. }) && self.queue.is_empty() && !self.active
+    }
+
     /// Whether the session may leave memory: no child, none on its way, no turn.
     pub(crate) fn is_at_rest(&self, now: Instant) -> bool {
         let rests = match self.phase {
@@ -231,7 +236,7 @@ impl Machine {
                 }
             }
             Input::EvictIfIdle => {
-                if matches!(self.phase, Phase::Idle { .. }) && self.queue.is_empty() && !self.active {
+                if self.may_be_evicted() {
                     self.stop(&mut effects);
                 }
             }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::admission::room::{self, Idle};
-use crate::model::SessionState;
-use crate::session::actor_refs::{IdleMessage, Room};
+use crate::model::{SessionState, ids::UserId};
+use crate::session::actor_refs::IdleMessage;
 use crate::session::{SessionMessage, registry::Entry, sessions::Sessions, status::Visible};
 use crate::telemetry::metrics::EvictionReason;
 
@@ -26,6 +27,8 @@ pub(crate) struct IdleEvictor;
 
 pub(crate) struct EvictorState {
     sessions: Arc<Sessions>,
+    /// Passes on that starts wait for room.
+    _asks: AbortOnDropHandle<()>,
 }
 
 impl Actor for IdleEvictor {
@@ -39,7 +42,18 @@ impl Actor for IdleEvictor {
         sessions: Arc<Sessions>,
     ) -> Result<EvictorState, ActorProcessingErr> {
         look_again(&myself, sessions.env.current().session.idle_timeout);
-        Ok(EvictorState { sessions })
+        let (admission, evictor) = (sessions.admission.clone(), myself.clone());
+        let asks = sessions.env.tasks.spawn(async move {
+            loop {
+                admission.wants_child.notified().await;
+                if evictor.cast(IdleMessage::MakeRoom).is_err() {
+                    return;
+                }
+            }
+        });
+        // A former evictor may have ended before it answered.
+        sessions.admission.ask_for_room();
+        Ok(EvictorState { sessions, _asks: AbortOnDropHandle::new(asks) })
     }
 
     async fn handle(
@@ -59,12 +73,16 @@ impl Actor for IdleEvictor {
                 }
                 look_again(&myself, next);
             }
-            IdleMessage::MakeRoom(room) => state.make_room(&room),
-            IdleMessage::CameToRest => {
-                if state.sessions.admission.wants_room() {
-                    let wishes = state.sessions.admission.wishes(None);
-                    state.make_room(&Room::Children(wishes));
-                }
+            IdleMessage::MakeRoom if sessions.admission.wants_room() => {
+                let wishes = sessions.admission.wishes();
+                state.evict(EvictionReason::Capacity, |idle, entries| {
+                    room::for_starts(&wishes.waiting, wishes.held, &leaving(entries), idle)
+                });
+            }
+            IdleMessage::MakeRoom => {}
+            IdleMessage::FreeBytes(wanted) => {
+                let held = sessions.admission.held();
+                state.evict(EvictionReason::Memory, |idle, _| room::for_bytes(wanted, held, idle));
             }
             #[cfg(feature = "failpoints")]
             #[expect(clippy::panic, reason = "that is what it is for")]
@@ -75,15 +93,14 @@ impl Actor for IdleEvictor {
 }
 
 impl EvictorState {
-    fn make_room(&self, room: &Room) {
-        let (entries, now) = (self.sessions.registry.entries(), Instant::now());
-        let victims = victims(&entries, now, room, &self.sessions);
-        let reason = match room {
-            Room::Children(_) => EvictionReason::Capacity,
-            Room::Bytes(_) => EvictionReason::Memory,
-        };
-        for (entry, quiet_since) in victims {
-            drop(entry.actor.cast(SessionMessage::EvictIdle { reason, quiet_since }));
+    /// Requests the ends of those idle children that `choose` names by their places.
+    fn evict(&self, reason: EvictionReason, choose: impl FnOnce(&[Idle], &[Arc<Entry>]) -> Vec<usize>) {
+        let entries = self.sessions.registry.entries();
+        let (of, idle) = candidates(&entries, Instant::now());
+        for at in choose(&idle, &entries) {
+            if let (Some(entry), Some(child)) = (of.get(at), idle.get(at)) {
+                drop(entry.actor.cast(SessionMessage::EvictIdle { reason, quiet_since: child.quiet_since }));
+            }
         }
     }
 }
@@ -133,37 +150,26 @@ fn wish(visible: &Visible, now: Instant, timeout: Duration) -> Wish {
     }
 }
 
-/// The idle sessions whose children go.
-fn victims<'a>(
-    entries: &'a [Arc<Entry>],
-    now: Instant,
-    room: &Room,
-    sessions: &Sessions,
-) -> Vec<(&'a Arc<Entry>, Instant)> {
+/// The idle children, each with its session.
+fn candidates(entries: &[Arc<Entry>], now: Instant) -> (Vec<&Arc<Entry>>, Vec<Idle>) {
     let candidate = |entry: &Arc<Entry>| {
-        let (since, quiet_since) = entry.status.read(|visible| {
+        entry.status.read(|visible| {
             let idle = visible.is_idle() && visible.status.queue_depth == 0;
-            Some((visible.child_since.filter(|_| idle)?, visible.quiet_since))
-        })?;
-        Some(Idle {
-            user: entry.key.user().clone(),
-            quiet_since,
-            young: now.saturating_duration_since(since) < TOO_YOUNG,
-            bytes: entry.status.read(|visible| visible.status.memory_bytes),
+            let since = visible.child_since.filter(|_| idle)?;
+            Some(Idle {
+                user: entry.key.user().clone(),
+                quiet_since: visible.quiet_since,
+                young: now.saturating_duration_since(since) < TOO_YOUNG,
+                bytes: visible.status.memory_bytes,
+            })
         })
     };
-    let (of, idle): (Vec<_>, Vec<_>) =
-        entries.iter().filter_map(|entry| Some((entry, candidate(entry)?))).unzip();
-    let chosen = match room {
-        Room::Children(wishes) => {
-            let is_leaving = |entry: &&Arc<Entry>| {
-                entry.status.read(|visible| visible.status.state == SessionState::Stopping)
-            };
-            let leaving: Vec<_> =
-                entries.iter().filter(is_leaving).map(|entry| entry.key.user().clone()).collect();
-            room::for_starts(&wishes.waiting, wishes.held.clone(), &leaving, &idle)
-        }
-        Room::Bytes(wanted) => room::for_bytes(*wanted, sessions.admission.held(), &idle),
-    };
-    chosen.into_iter().filter_map(|at| Some((*of.get(at)?, idle.get(at)?.quiet_since))).collect()
+    entries.iter().filter_map(|entry| Some((entry, candidate(entry)?))).unzip()
+}
+
+/// The users of children that are on their way out.
+fn leaving(entries: &[Arc<Entry>]) -> Vec<UserId> {
+    let is_leaving =
+        |entry: &&Arc<Entry>| entry.status.read(|visible| visible.status.state == SessionState::Stopping);
+    entries.iter().filter(is_leaving).map(|entry| entry.key.user().clone()).collect()
 }

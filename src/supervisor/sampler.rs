@@ -18,7 +18,7 @@ use crate::child::{
     KillReason, ProcessTable, TreeMemory, available_memory, memory_limit, open_files, pressure, single_tree,
 };
 use crate::model::SessionState;
-use crate::session::actor_refs::{IdleMessage, Room, SamplerMessage};
+use crate::session::actor_refs::{IdleMessage, SamplerMessage};
 use crate::session::{SessionMessage, registry::Entry, sessions::Sessions};
 use crate::telemetry::metrics::{MemoryKind, ProcessKind, Resource, SampleSource, flag};
 
@@ -163,14 +163,11 @@ impl SamplerState {
         let pressure = Pressure::of(used, budget, admission.pressure());
         admission.set_pressure(pressure);
         let relaxed = budget / 100 * Pressure::RELAXED_PERCENT;
-        let room = if pressure >= Pressure::Evicting {
-            Room::Bytes(used.saturating_sub(relaxed))
-        } else if admission.wants_room() {
-            Room::Children(admission.wishes(None))
-        } else {
-            return;
-        };
-        self.sessions.actor_refs.cast_evictor(IdleMessage::MakeRoom(room));
+        if pressure >= Pressure::Evicting {
+            let wanted = IdleMessage::FreeBytes(used.saturating_sub(relaxed));
+            self.sessions.actor_refs.cast_evictor(wanted);
+        }
+        admission.ask_for_room();
     }
 }
 

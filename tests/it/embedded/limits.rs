@@ -42,6 +42,47 @@ async fn limits_young_idle_child_makes_room() {
     bench.end().await;
 }
 
+/// A waiting start gets the place of a child that works of its own accord, once that work is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_child_that_ends_own_work_makes_room() {
+    let bench = Bench::with(|config| {
+        config.limits.max_children = 1;
+        config.cli.background_tasks = true;
+        // Less than the pause between two samples, which look for waiting starts too.
+        config.metrics.sample_interval = Duration::from_secs(60);
+        config.limits.queue_deadline = Duration::from_secs(9);
+    })
+    .await;
+    let [alice, bob] = ["alice", "bob"].map(|name| bench.pilot.session(name));
+    say(&alice, "[[background:1]]").await;
+    say(&bob, "when alice's command has ended").await;
+    bench.end().await;
+}
+
+/// The last room is taken by a start that waited as well: the next one gets the place of an idle child all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_start_behind_others_finds_room() {
+    let bench = Bench::with(|config| {
+        config.limits.max_children = 4;
+        config.limits.starts_in_flight = 1;
+        // Less than the pause between two samples, which look for waiting starts too.
+        config.metrics.sample_interval = Duration::from_secs(60);
+        config.limits.queue_deadline = Duration::from_secs(9);
+    })
+    .await;
+    for name in ["a", "b"] {
+        say(&bench.pilot.session(name), "hello").await;
+    }
+    let mut turns = Vec::new();
+    for name in ["c", "d", "e"] {
+        turns.push(bench.pilot.session(name).send("[[sleep:60000]]").await.unwrap());
+    }
+    let is_served = |name: &str| state(&bench.pilot.session(name)) == SessionState::Busy;
+    eventually("all are served", || ["c", "d", "e"].into_iter().all(is_served)).await;
+    drop(turns);
+    bench.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_newcomers_find_room_where_others_idle() {
     let bench = Bench::with(|config| {
