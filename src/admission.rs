@@ -59,6 +59,8 @@ pub(crate) struct SparePromise(Arc<Admission>);
 pub(crate) struct Demand {
     /// Starts that wait.
     pub(crate) waiting: usize,
+    /// Spares that hold a place and are promised to nobody, those on their way out among them.
+    pub(crate) giving_way: usize,
     /// As many children live as may.
     pub(crate) is_full: bool,
     /// As many children start as may.
@@ -175,7 +177,12 @@ impl Admission {
 
     pub(crate) fn demand(&self) -> Demand {
         let queue = self.lock();
-        Demand { waiting: queue.length, is_full: queue.is_full(), is_starting_most: queue.is_starting_most() }
+        Demand {
+            waiting: queue.length,
+            giving_way: queue.giving_way(),
+            is_full: queue.is_full(),
+            is_starting_most: queue.is_starting_most(),
+        }
     }
 
     #[cfg(feature = "server")]
@@ -451,7 +458,10 @@ mod tests {
         let mut waiting = Box::pin(gate.admit(&other));
         assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
         gate.waits.notified().await;
-        assert_eq!(gate.demand(), Demand { waiting: 1, is_full: true, is_starting_most: false });
+        assert_eq!(
+            gate.demand(),
+            Demand { waiting: 1, giving_way: 1, is_full: true, is_starting_most: false }
+        );
         assert!(!gate.wants_room() && gate.wishes().waiting.is_empty(), "the spare goes, and no session");
         drop(spare);
         waiting.await.unwrap();

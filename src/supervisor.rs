@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::error::TurnError;
 use crate::model::{SessionState, ids::SessionKey};
@@ -21,6 +22,8 @@ use crate::telemetry::metrics::{ActorKind, AdmissionRejected};
 
 /// When to try again where nothing rests: a turn is likely to have ended by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Time in which a session that was asked leaves memory: its record is written first.
+const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 
 mod idle;
 pub(crate) mod retention;
@@ -194,21 +197,22 @@ async fn start_session(
     })
 }
 
-/// Asks the session that has rested longest to leave memory, each once; false if none rests. The limit may be passed by the
-/// few that are on their way out.
+/// Asks the session that has rested longest to leave memory; false if none rests. One that was asked has some time to do so.
+/// The limit may be passed by the few that are on their way out.
 fn make_way(sessions: &Sessions) -> bool {
+    let now = Instant::now();
     let resting = |entry: &Arc<Entry>| {
         entry.status.read(|visible| {
-            let rests = visible.status.state == SessionState::Dormant && !visible.makes_way;
-            rests.then_some(visible.quiet_since)
+            let is_asked = visible.makes_way.is_some_and(|at| now.duration_since(at) < LEAVES_WITHIN);
+            let rests = visible.status.state == SessionState::Dormant && !is_asked;
+            rests.then_some((visible.makes_way.is_some(), visible.quiet_since))
         })
     };
-    let resting = sessions.registry.entries().into_iter().filter_map(|entry| Some((resting(&entry)?, entry)));
-    match resting.min_by_key(|(since, _)| *since) {
-        Some((_, entry)) => {
-            entry.status.makes_way();
-            entry.actor.cast(SessionMessage::Retire).is_ok()
-        }
-        None => false,
-    }
+    let entries = sessions.registry.entries().into_iter();
+    let mut resting: Vec<_> = entries.filter_map(|entry| Some((resting(&entry)?, entry))).collect();
+    resting.sort_unstable_by_key(|(rank, _)| *rank);
+    resting.into_iter().any(|(_, entry)| {
+        entry.status.makes_way();
+        entry.actor.cast(SessionMessage::Retire).is_ok()
+    })
 }

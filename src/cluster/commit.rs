@@ -190,6 +190,7 @@ impl House {
     ) -> Result<(), TurnError> {
         if stay.is_cancelled() && extent == Extent::Changes {
             // The files may be those of the store by now, without the change.
+            resident.changes_wait.store(false, Ordering::Release);
             return Err(TurnError::Moved);
         }
         let (house, of, wanted) = (self.clone(), resident.clone(), resident.wants());

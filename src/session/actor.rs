@@ -181,8 +181,9 @@ impl SessionActorState {
                 if self.entry.status.read(is_as_chosen) && self.machine.may_be_evicted() {
                     self.evict(reason, Input::EvictIfIdle);
                 } else {
-                    // Used meanwhile: another one goes, or this one by what is known of it now.
-                    self.has_refused = true;
+                    // Used meanwhile: another one goes, or this one by what is known of it now. One that stops makes room.
+                    let state = self.machine.public_state();
+                    self.has_refused = matches!(state, SessionState::Idle | SessionState::Busy);
                 }
             }
             SessionMessage::Evict(reply) => {

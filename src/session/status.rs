@@ -82,8 +82,8 @@ pub(crate) struct Visible {
     pub(crate) child_since: Option<Instant>,
     /// Monotonic twin of `last_used`: a change of the clock evicts no session.
     pub(crate) quiet_since: Instant,
-    /// Was asked to leave memory since it was used last.
-    pub(crate) makes_way: bool,
+    /// When it was asked to leave memory for another session, since it was used last.
+    pub(crate) makes_way: Option<Instant>,
     /// Tools that wait for permission.
     pub(crate) permissions: Vec<PendingPermission>,
     /// The CLI works of its own accord.
@@ -135,7 +135,7 @@ impl Visible {
             shim: None,
             child_since: None,
             quiet_since: Instant::now(),
-            makes_way: false,
+            makes_way: None,
             permissions: Vec::new(),
             active: false,
             awaits_caller: false,
@@ -190,17 +190,12 @@ impl StatusCell {
 
     /// The session is used.
     pub(super) fn touch(&self) {
-        self.change(|visible| (visible.quiet_since, visible.makes_way) = (Instant::now(), false));
+        self.change(|visible| (visible.quiet_since, visible.makes_way) = (Instant::now(), None));
     }
 
     /// The session is asked to leave memory for another one.
     pub(crate) fn makes_way(&self) {
-        self.change(|visible| visible.makes_way = true);
-    }
-
-    /// The session did not leave memory, for something has happened meanwhile.
-    pub(super) fn stays(&self) {
-        self.change(|visible| visible.makes_way = false);
+        self.change(|visible| visible.makes_way = Some(Instant::now()));
     }
 
     /// The actor has handled a message. Turns and cost are counted where turns end.

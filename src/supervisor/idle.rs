@@ -3,6 +3,7 @@
 //! order, so a turn that comes in the same instant is served.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -27,6 +28,8 @@ pub(crate) struct IdleEvictor;
 
 pub(crate) struct EvictorState {
     sessions: Arc<Sessions>,
+    /// A message to make room is in the mailbox.
+    is_asked: Arc<AtomicBool>,
     /// Passes on that starts wait for room.
     _asks: AbortOnDropHandle<()>,
 }
@@ -43,17 +46,21 @@ impl Actor for IdleEvictor {
     ) -> Result<EvictorState, ActorProcessingErr> {
         look_again(&myself, sessions.env.current().session.idle_timeout);
         let (admission, evictor) = (sessions.admission.clone(), myself.clone());
+        let is_asked = Arc::<AtomicBool>::default();
+        let is_pending = is_asked.clone();
         let asks = sessions.env.tasks.spawn(async move {
             loop {
                 admission.wants_child.notified().await;
-                if evictor.cast(IdleMessage::MakeRoom).is_err() {
-                    return;
+                // One message stands for all.
+                if !is_pending.swap(true, Ordering::AcqRel) && evictor.cast(IdleMessage::MakeRoom).is_err() {
+                    // For the successor.
+                    return admission.wants_child.notify_one();
                 }
             }
         });
         // A former evictor may have ended before it answered.
         sessions.admission.ask_for_room();
-        Ok(EvictorState { sessions, _asks: AbortOnDropHandle::new(asks) })
+        Ok(EvictorState { sessions, is_asked, _asks: AbortOnDropHandle::new(asks) })
     }
 
     async fn handle(
@@ -73,13 +80,16 @@ impl Actor for IdleEvictor {
                 }
                 look_again(&myself, next);
             }
-            IdleMessage::MakeRoom if sessions.admission.wants_room() => {
-                let wishes = sessions.admission.wishes();
-                state.evict(EvictionReason::Capacity, |idle, entries| {
-                    room::for_starts(&wishes.waiting, wishes.held, &leaving(entries), idle)
-                });
+            IdleMessage::MakeRoom => {
+                // Before the look: what changes from here on asks again.
+                state.is_asked.store(false, Ordering::Release);
+                if sessions.admission.wants_room() {
+                    let wishes = sessions.admission.wishes();
+                    state.evict(EvictionReason::Capacity, |idle, entries| {
+                        room::for_starts(&wishes.waiting, wishes.held, &leaving(entries), idle)
+                    });
+                }
             }
-            IdleMessage::MakeRoom => {}
             IdleMessage::FreeBytes(wanted) => {
                 let held = sessions.admission.held();
                 state.evict(EvictionReason::Memory, |idle, _| room::for_bytes(wanted, held, idle));

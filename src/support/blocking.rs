@@ -5,7 +5,7 @@
 
 use std::io;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_blocking;
 
 /// Threads for short work, of all systems in the process. They mostly wait for the disk, so there are more than cores.
@@ -30,17 +30,41 @@ pub(crate) async fn blocking_long<T: Send + 'static>(
     run(&LONG, work).await
 }
 
+/// A thread for short work.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    _permit: SemaphorePermit<'static>,
+}
+
+impl Thread {
+    /// Waits for a thread. A caller that leaves leaves the queue as well.
+    pub(crate) async fn wait() -> io::Result<Self> {
+        Self::of(&SHORT).await
+    }
+
+    async fn of(threads: &'static Semaphore) -> io::Result<Self> {
+        let permit = threads.acquire().await;
+        permit.map(|_permit| Self { _permit }).map_err(io::Error::other)
+    }
+
+    /// As [`blocking`], at once.
+    pub(crate) async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let work = spawn_blocking(move || {
+            let _thread = self;
+            work()
+        });
+        work.await.map_err(io::Error::other)?
+    }
+}
+
 async fn run<T: Send + 'static>(
     threads: &'static Semaphore,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    // Waited for by the caller itself: one that leaves leaves the queue as well.
-    let permit = threads.acquire().await.map_err(io::Error::other)?;
-    let work = spawn_blocking(move || {
-        let _permit = permit;
-        work()
-    });
-    work.await.map_err(io::Error::other)?
+    Thread::of(threads).await?.run(work).await
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use crate::session::{
     SessionMessage, SessionStatus, actor_refs::SupervisorMessage, env::Env, known, registry::Entry,
     sessions::Sessions, shelf::SpareKind, store::SettingsRecord, take_up,
 };
-use crate::support::blocking as files;
+use crate::support::blocking::{self as files, Thread};
 use crate::support::keyed_gates::Inside;
 use crate::support::keyed_locks::Held;
 use crate::turn::{Turn, TurnOptions};
@@ -409,26 +409,30 @@ impl Session {
         arrival.map_err(|_| TurnError::Internal("other requests that start the session do not end"))
     }
 
-    /// The user's place to begin a session. Before a thread is taken: those of one user would wait for each other there.
-    async fn beginning(&self) -> Result<Held<UserId>, TurnError> {
-        let beginning = self.sessions().beginnings.acquire(self.key()?.user());
-        let beginning = timeout(ACTOR_ANSWERS_WITHIN, beginning).await;
-        beginning.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))
+    /// Waits for what a beginning needs. A caller that goes away meanwhile begins nothing.
+    async fn beginning(&self) -> Result<Beginning, TurnError> {
+        // Before the thread: those of one user would wait for each other there.
+        let alone = self.sessions().beginnings.acquire(self.key()?.user());
+        let alone = timeout(ACTOR_ANSWERS_WITHIN, alone).await;
+        let alone = alone.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))?;
+        // Many users may come at once.
+        let thread = Thread::wait().await.map_err(|error| TurnError::Storage(error.into()))?;
+        Ok(Beginning { alone, thread })
     }
 
     async fn known_or_begun(
         &self,
-        beginning: Held<UserId>,
+        beginning: Beginning,
         wish: Option<SpareKind>,
     ) -> Result<take_up::Begun, TurnError> {
         let (sessions, owner) = (self.sessions().clone(), self.key()?.clone());
         let limit = sessions.env.current().limits.sessions_per_user;
-        // Many users may come at once.
+        let Beginning { alone, thread } = beginning;
         let begin = move || {
-            let _alone = beginning;
+            let _alone = alone;
             take_up::known_or_begun(&sessions, &owner, wish.as_ref())
         };
-        let record = files::blocking(begin).await.map_err(|error| TurnError::Storage(error.into()))?;
+        let record = thread.run(begin).await.map_err(|error| TurnError::Storage(error.into()))?;
         record.ok_or(TurnError::TooManySessions { limit })
     }
 
@@ -459,7 +463,7 @@ impl Session {
         &self,
         key: SessionKey,
         inside: Inside<UserId>,
-        beginning: Held<UserId>,
+        beginning: Beginning,
         wish: Option<SpareKind>,
     ) -> Result<(), TurnError> {
         let (record, spare) = self.known_or_begun(beginning, wish).await?;
@@ -482,6 +486,12 @@ impl Session {
             _ => Ok(()),
         }
     }
+}
+
+/// The right to begin a session: no other one of the user begins meanwhile.
+struct Beginning {
+    alone: Held<UserId>,
+    thread: Thread,
 }
 
 /// Runs work on files on a thread for blocking work.

@@ -507,8 +507,10 @@ async fn change_of_a_former_stay_is_not_called_stored() {
     here.disown(&shared.ledger).await;
     drop((resident, granted));
     let (resident, granted) = here.claim().await;
+    resident.changes_wait.store(true, Ordering::SeqCst);
     let late = here.house.commit_during(&resident, Extent::Changes, stay).await;
     assert!(matches!(late, Err(TurnError::Moved)), "{late:?}");
+    assert!(!resident.changes_wait.load(Ordering::SeqCst), "later ones are stored");
     here.house.commit(&resident, Extent::Changes).await.unwrap();
     drop((resident, granted));
 }

@@ -102,8 +102,6 @@ impl SessionActorState {
         let may_leave = is_last && self.machine.is_at_rest(Instant::now());
         if may_leave && self.sessions.registry.forget_unused(&self.entry) {
             self.entry.actor.stop(None);
-        } else {
-            self.entry.status.stays();
         }
     }
 }

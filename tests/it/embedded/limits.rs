@@ -1,5 +1,7 @@
 //! Limits of the whole instance.
 
+use tokio::task::JoinSet;
+
 use super::*;
 
 /// A limit on children makes others wait and evicts for them.
@@ -119,6 +121,29 @@ async fn session_limit_unloads_dormant_sessions() {
     say(&three, "hello").await;
     two.evict().await.unwrap();
     assert_eq!(say(&one, "[[recall]]").await, "hello");
+    bench.end().await;
+}
+
+/// As many make way as come at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn session_limit_unloads_one_for_each_newcomer() {
+    const MOST: usize = 4;
+    let bench = Bench::with(|config| config.limits.max_sessions = MOST).await;
+    for number in 0..MOST {
+        let session = bench.pilot.session(format!("old {number}"));
+        say(&session, "hello").await;
+        session.evict().await.unwrap();
+    }
+    let newcomers: JoinSet<_> = (0..MOST)
+        .map(|number| {
+            let session = bench.pilot.session(format!("new {number}"));
+            async move { ask(&session, "hello").await }
+        })
+        .collect();
+    for outcome in newcomers.join_all().await {
+        assert!(outcome.is_ok(), "{outcome:?}");
+    }
+    eventually("the others have left", || bench.pilot.sessions().len() == MOST).await;
     bench.end().await;
 }
 
