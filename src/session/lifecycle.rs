@@ -107,6 +107,8 @@ pub(crate) async fn run(
         Some(conclusion) => conclusion,
         None => live(&plan, record, &stop, &guard.mailbox).await,
     };
+    // Of a child that was prepared and not started as well.
+    journaling::close(&plan);
     if conclusion.was_requested() {
         opening::tidy(&plan).await;
     }

@@ -145,19 +145,26 @@ async fn lease_that_is_not_renewed_ends_with_its_keys() {
 #[tokio::test]
 async fn watch_goes_on_where_it_has_ended() {
     let Some(cluster) = Cluster::start(1, Options::default()).await else { return };
-    let mut settings = cluster.settings();
-    settings.silence = Duration::from_millis(300);
-    let etcd = Etcd::new(settings).unwrap();
-    let lease = grant(&etcd).await;
+    let with = |silence: Duration| {
+        let mut settings = cluster.settings();
+        settings.silence = silence;
+        Etcd::new(settings).unwrap()
+    };
+    // Only the watch that has to be silent has little patience.
+    let (etcd, impatient) = (with(LONG), with(Duration::from_millis(300)));
+    // Longer than the test: the end of a lease is a change as well.
+    let (lease, _) = etcd.grant(600).await.unwrap();
     let (start, end) = keys().watched();
     let first = won(&etcd, 1, "a", lease).await.fence.0;
     let mut watch = etcd.watch(start.clone(), end.clone(), first).await.unwrap();
     let changes = next(&mut watch).await;
     assert_eq!(changes.last().map(Change::revision), Some(first));
+    drop(watch);
     // Heads are no part of it.
+    let mut watch = impatient.watch(start.clone(), end.clone(), first + 1).await.unwrap();
     let head = Head::snapshot(None, Fence(first), 1);
     etcd.txn(commit(&keys(), user(1), Fence(first), 0, &head).unwrap()).await.unwrap();
-    assert_eq!(watch.next().await, Err(LedgerError::Silent));
+    assert_eq!(timeout(LONG, watch.next()).await.unwrap(), Err(LedgerError::Silent));
     drop(watch);
     for n in 2..5 {
         won(&etcd, n, "a", lease).await;
