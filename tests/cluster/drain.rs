@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::asker::{Asker, End, now};
@@ -32,9 +33,11 @@ async fn drain_of_100_sessions_fails_no_request() {
     );
     let sites = cluster.sites();
     let (end, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (acknowledging, mut acknowledged) = mpsc::channel(names.len());
     let mut talks = JoinSet::new();
     for (number, (user, conversation)) in names.iter().enumerate() {
         let (mut talk, sites) = (Talk::new(user, conversation), sites.clone());
+        let mut first = Some(acknowledging.clone());
         let (end, ended) = (Arc::clone(&end), Arc::clone(&ended));
         talks.spawn(async move {
             let mut at = number;
@@ -46,11 +49,21 @@ async fn drain_of_100_sessions_fails_no_request() {
                     && ended.load(Ordering::Acquire)
                     && at % sites.len() == 0;
                 assert!(answer.is_good() || is_closed, "a request failed: {answer:?}");
+                if let Some(first) = first.take() {
+                    first.send(()).await.expect("the test waits for it");
+                }
                 tokio::time::sleep(THINKS).await;
             }
             talk
         });
     }
+    // All starts take as long as the machine needs; each turn has a bound of its own, and one that fails drops its sender.
+    drop(acknowledging);
+    let mut begun = 0;
+    while acknowledged.recv().await.is_some() {
+        begun += 1;
+    }
+    assert_eq!(begun, names.len(), "a first turn failed");
     // Every session is there, and every third of them on the node that is drained.
     let (first, marks) = (&cluster.nodes[0], cluster.marks());
     eventually("every session has a child", SOON, || {

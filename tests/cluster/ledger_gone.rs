@@ -10,7 +10,7 @@ use crate::asker::now;
 use crate::common::installed;
 use crate::etcd::Etcd;
 use crate::history;
-use crate::nodes::{LEASE, Nodes, SIM};
+use crate::nodes::{LEASE, LONG_LEASE, Nodes, SIM};
 use crate::observer::Observer;
 use crate::talk::{Talk, spread};
 
@@ -45,7 +45,8 @@ impl Load {
             let (mut talk, sites, end, begun) =
                 (Talk::new(name, "default"), sites.clone(), end.clone(), begun.clone());
             talks.spawn(async move {
-                assert!(talk.say(&sites[number % sites.len()], "").await.is_good());
+                // On a crowded machine a node may lose its lease while it starts all of them.
+                while !talk.say(&sites[number % sites.len()], "").await.is_good() {}
                 begun.wait().await;
                 let mut at = number;
                 while !end.load(Ordering::Acquire) {
@@ -133,7 +134,7 @@ async fn frozen_etcd_of_three_loses_nothing() {
 /// A pause shorter than what is left of every lease is no event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_pause_of_etcd_fails_no_turn() {
-    let Some(cluster) = Nodes::start(3, SIM).await else { return };
+    let Some(cluster) = Nodes::start(3, &format!("{SIM}{LONG_LEASE}")).await else { return };
     let names = names("paused");
     let observer = Observer::start(&cluster, names.iter().map(|name| (name.as_str(), "default")));
     let mut talks: Vec<_> = names.iter().map(|name| Talk::new(name, "default")).collect();
@@ -141,7 +142,7 @@ async fn short_pause_of_etcd_fails_no_turn() {
         assert!(talk.say(&cluster.sites()[0], "").await.is_good());
     }
     cluster.etcd.freeze();
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let mut turns = JoinSet::new();
     for (number, mut talk) in talks.into_iter().enumerate() {
         let site = cluster.sites()[number % 3].clone();

@@ -26,6 +26,7 @@ pub struct Seen {
     pub mark: String,
     pub first: Instant,
     pub last: Instant,
+    process: Process,
     is_alive: bool,
 }
 
@@ -68,8 +69,8 @@ impl Observer {
     /// The shims of a node's children that live.
     pub fn shims(&self, mark: &str) -> Vec<Process> {
         let seen = self.seen.lock().unwrap();
-        let children = seen.iter().filter(|(_, it)| it.mark == mark && it.is_alive);
-        children.filter_map(|(pid, _)| Process::of(Process::of(*pid)?.parent()?)).collect()
+        let children = seen.values().filter(|it| it.mark == mark && it.process.is_alive());
+        children.filter_map(|it| Process::of(it.process.parent()?)).collect()
     }
 
     /// Ends the observation: there were children, and never two of a user on different nodes.
@@ -143,15 +144,17 @@ impl Looking {
             }
             match child(pid, &mut self.names) {
                 Some((user, mark)) => {
+                    let Some(process) = Process::of(pid) else { continue };
                     let (first, last) = (now(), now());
-                    seen.insert(pid, Seen { user, mark, first, last, is_alive: true });
+                    seen.insert(pid, Seen { user, mark, first, last, process, is_alive: true });
                 }
                 None => *self.others.entry(pid).or_default() += 1,
             }
         }
         let mut nodes: BTreeMap<&str, Vec<(&str, i32, Instant)>> = BTreeMap::new();
         for (pid, child) in seen.iter_mut().filter(|(_, child)| child.is_alive) {
-            child.is_alive = Process::of(*pid).is_some();
+            // By the time of its start as well: its number may be another's by now.
+            child.is_alive = child.process.is_alive();
             if child.is_alive {
                 child.last = now();
                 nodes.entry(&child.user).or_default().push((&child.mark, *pid, child.first));

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::asker::{Asker, End, now};
-use crate::common::{SOON, eventually, installed};
+use crate::common::{SOON, eventually, installed, layout};
 use crate::etcd::Etcd;
 use crate::fencing::eventually_busy;
 use crate::history;
@@ -21,6 +21,12 @@ const GOES_ON_WITHIN: Duration = Duration::from_secs(5);
 const LOOKS: Duration = Duration::from_millis(300);
 /// How soon a node that runs again has ended what it may not have.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// A turn with a tool that ends when the file `go` is there; its answer comes after that.
+const HELD: &str = concat!(
+    "in-flight-word",
+    r#"[[tool:Bash {"command":"touch began; while ! test -e go; do sleep 0.05; done; rm began"}]]"#,
+    "[[say:in-flight-word]]",
+);
 /// Of the node that loses a user, or while no node has it.
 const EXPECTED: [&str; 3] = ["node_lost", "no_node", "not_owner"];
 
@@ -34,7 +40,8 @@ struct Stopped {
 }
 
 impl Stopped {
-    async fn start(cluster: &Nodes, observer: &Observer, turn: &str) -> Self {
+    /// The turn runs.
+    async fn start(cluster: &Nodes, turn: &str) -> Self {
         let sites = cluster.sites();
         let mut talk = Talk::new("alice", "default");
         assert!(talk.say(&sites[0], "").await.is_good());
@@ -44,9 +51,12 @@ impl Stopped {
         let (asker, site, turn) = (Asker::new("alice", "default"), sites[owner].clone(), turn.to_owned());
         running.spawn(async move { asker.ask(&site, &turn).await });
         eventually_busy(cluster, owner).await;
-        eventually("the child is seen", SOON, || observer.alive(&mark) == 1).await;
-        observer.shims(&mark).iter().for_each(|shim| shim.signal(Signal::STOP));
         Self { talk, running, owner, other: 1 - owner, mark }
+    }
+
+    async fn stop_shim(&self, observer: &Observer) {
+        eventually("the child is seen", SOON, || observer.alive(&self.mark) == 1).await;
+        observer.shims(&self.mark).iter().for_each(|shim| shim.signal(Signal::STOP));
     }
 
     /// Asks the other node until it has the whole conversation.
@@ -85,7 +95,8 @@ async fn child_of_a_stopped_shim_is_ended_by_the_server() {
     let mut cluster = Nodes::around(around, etcd, 2, SIM).await;
     let observer = Observer::start(&cluster, [("alice", "default")]);
     // The child does nothing that it is asked for any more.
-    let mut stopped = Stopped::start(&cluster, &observer, "in-flight-word[[fault:hang]]").await;
+    let mut stopped = Stopped::start(&cluster, "in-flight-word[[fault:hang]]").await;
+    stopped.stop_shim(&observer).await;
     cluster.nodes[stopped.owner].cut();
     let cut = now();
     stopped.goes_on(&cluster).await;
@@ -103,11 +114,20 @@ async fn child_of_a_stopped_shim_is_ended_by_the_server() {
 /// Nobody on the node can end the child then: it outlives the lease, which the documentation says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn output_after_the_lease_counts_for_nothing() {
-    let Some(cluster) = Nodes::start(2, SIM).await else { return };
+    let config = format!("{SIM}[permissions]\npolicy = \"allow\"\n");
+    let Some(cluster) = Nodes::start(2, &config).await else { return };
+    let mut stopped = Stopped::start(&cluster, HELD).await;
+    let data = cluster.nodes[stopped.owner].place().data_dir();
+    let work = layout::session_dir(&data, "alice", "default").join("work");
+    eventually("the tool runs", SOON, || work.join("began").exists()).await;
+    // Only now: a tool that is just being started looks like the child that starts it.
     let observer = Observer::start(&cluster, [("alice", "default")]);
-    let mut stopped = Stopped::start(&cluster, &observer, "in-flight-word[[sleep:1000]]").await;
+    stopped.stop_shim(&observer).await;
     cluster.nodes[stopped.owner].pause();
+    // The child answers while nobody reads it.
+    std::fs::write(work.join("go"), "").unwrap();
     stopped.goes_on(&cluster).await;
+    eventually("the tool has ended", SOON, || !work.join("began").exists()).await;
     assert_eq!(observer.alive(&stopped.mark), 1, "the shim was not stopped");
     let before = history::head(&cluster, "alice").await.unwrap();
     // The end of the turn waits for the server.

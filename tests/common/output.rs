@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 /// Enough to understand a failure.
 const KEPT_LINES: usize = 400;
@@ -11,13 +12,14 @@ const KEPT_LINES: usize = 400;
 #[derive(Clone, Default)]
 pub struct Output {
     lines: Arc<Mutex<VecDeque<String>>>,
+    readers: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl Output {
     /// Reads `source` on a thread of its own until its end: a pipe nobody reads would stop its writer.
     pub fn drain(&self, source: impl Read + Send + 'static) {
         let lines = Arc::clone(&self.lines);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut source = BufReader::new(source);
             let mut line = Vec::new();
             while source.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
@@ -29,6 +31,12 @@ impl Output {
                 line.clear();
             }
         });
+        self.readers.lock().expect("no reader panics").push(reader);
+    }
+
+    /// Whether all that was written has been read: the last writer has ended.
+    pub fn is_whole(&self) -> bool {
+        self.readers.lock().expect("no reader panics").iter().all(JoinHandle::is_finished)
     }
 
     /// What follows `prefix` in the first line that has it.

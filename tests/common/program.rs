@@ -120,9 +120,12 @@ impl Program {
         self.process.expect("it runs").signal(signal);
     }
 
-    /// Its exit code, once it has ended by itself.
+    /// Its exit code, once it has ended by itself and what it wrote was read.
     pub async fn code(&mut self) -> Option<i32> {
-        eventually_some("the program ends", SOON, async || self.ended()).await.code()
+        let status = eventually_some("the program ends", SOON, async || self.ended()).await;
+        // What outlives it, and what it wrote to, is the test's own business.
+        wait_until(SOON, || self.out.is_whole() && self.err.is_whole());
+        status.code()
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -19,7 +19,7 @@ mod harness;
 mod isolation;
 mod privilege;
 
-use crate::common::installed::left_out;
+use crate::common::{installed::left_out, place::wait_until};
 use harness::*;
 
 #[test]
@@ -247,16 +247,19 @@ fn host_descriptors_reach_neither_cli_nor_shim() {
     assert!(open[0].1.starts_with("socket:") && open[1].1.starts_with("socket:"), "{open:?}");
     assert!(open[2].1.starts_with("pipe:"), "{open:?}");
 
-    let mut in_shim: Vec<_> = fs::read_dir(format!("/proc/{}/fd", shim.child.id()))
-        .unwrap()
-        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned())
-        .collect();
-    in_shim.sort();
-    assert!(
+    // The shim reports the start before it has let go of the CLI's pipes. One that it is closing has no target any more.
+    let directory = format!("/proc/{}/fd", shim.child.id());
+    let mut in_shim = Vec::<String>::new();
+    let is_clean = wait_until(LONG, || {
+        in_shim = fs::read_dir(&directory)
+            .unwrap()
+            .filter_map(|entry| Some(fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned()))
+            .collect();
+        in_shim.sort();
         matches!(&in_shim[..], [null1, null2, signals, control]
-            if null1 == "/dev/null" && null2 == "/dev/null" && signals == "anon_inode:[signalfd]" && control.starts_with("socket:")),
-        "{in_shim:?}"
-    );
+            if null1 == "/dev/null" && null2 == "/dev/null" && signals == "anon_inode:[signalfd]" && control.starts_with("socket:"))
+    });
+    assert!(is_clean, "{in_shim:?}");
     drop(leaked);
 }
 

@@ -139,6 +139,7 @@ async fn a_flood_of_what_is_for_nobody_keeps_nobody_waiting() {
         longest = longest.max(asked.elapsed());
         assert!(!flooded.is_finished(), "the flood ended before turn {number}; the longest took {longest:?}");
     }
+    alice.interrupt().await.unwrap();
     flooded.await.unwrap();
     bench.end().await;
 }

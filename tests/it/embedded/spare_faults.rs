@@ -150,8 +150,20 @@ async fn copy_for_a_spare_holds_up_no_start() {
     let copy = directory().expect("it is there");
     let is_copying = || copy.exists() && !copy.join("work").exists();
     assert!(is_copying(), "the copy is too short for this test");
-    assert_eq!(say(&pilot.session("alice"), "[[recall]]").await, "the word is heliotrope");
+    let alice = pilot.session("alice");
+    let recalling = tokio::spawn({
+        let alice = alice.clone();
+        async move { say(&alice, "[[recall]]").await }
+    });
+    // A permit that the copy held would let no child begin before the end of the copy. Looked for often: the copy goes on.
+    let begun = async {
+        while alice.status().is_none_or(|status| status.pid.is_none()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(crate::common::SOON, begun).await.expect("alice has a child");
     assert!(is_copying(), "the start waited for the copy");
+    assert_eq!(recalling.await.unwrap(), "the word is heliotrope");
     eventually("a spare is ready in the end", || pilot.spares_ready() == 1).await;
     pilot.shutdown(Duration::from_secs(5)).await;
     assert_eq!(marked(data.path()), Vec::<PathBuf>::new());

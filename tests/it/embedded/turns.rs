@@ -4,6 +4,23 @@ use pilotlight::model::{Block, History, Message, Role};
 
 use super::*;
 
+/// A turn that goes on until `open` is called.
+const GATED: &str = r#"[[tool:Bash {"command":"while ! test -e go; do sleep 0.05; done; rm go"}]]"#;
+
+async fn gated() -> Bench {
+    Bench::with(|config| {
+        config.permissions.policy = PermissionPolicy::Allow;
+        config.session.turn_queue = 2;
+    })
+    .await
+}
+
+async fn open(session: &Session) {
+    eventually("the turn runs", || state(session) == SessionState::Busy).await;
+    let work = session.workspace().await.unwrap().work;
+    std::fs::write(work.join("go"), "").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_warm_child_serves_all_turns_of_a_user() {
     let bench = Bench::new().await;
@@ -37,16 +54,14 @@ async fn users_have_children_of_their_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_at_once() {
-    let bench = Bench::with(|config| config.session.turn_queue = 2).await;
+    let bench = gated().await;
     let alice = bench.pilot.session("alice");
-    let held: Vec<_> = {
-        let mut held = Vec::new();
-        for _ in 0..3 {
-            held.push(alice.send("[[sleep:300]]").await.unwrap());
-        }
-        held
-    };
+    let mut held = Vec::new();
+    for text in [GATED, "second", "third"] {
+        held.push(alice.send(text).await.unwrap());
+    }
     assert_eq!(alice.send("one too many").await.unwrap_err(), TurnError::QueueFull { limit: 3 });
+    open(&alice).await;
     for turn in held {
         assert!(turn.finish().await.is_ok());
     }
@@ -57,7 +72,7 @@ async fn a_full_queue_refuses_at_once() {
 /// A dropped turn is interrupted and its child stays warm.
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_turn_is_interrupted_child_stays_warm() {
-    let bench = Bench::new().await;
+    let bench = gated().await;
     let alice = bench.pilot.session("alice");
     say(&alice, "hello").await;
     let old = pid(&alice);
@@ -68,8 +83,9 @@ async fn dropped_turn_is_interrupted_child_stays_warm() {
     assert!(answer.ends_with("next"), "{answer}");
     assert_eq!(pid(&alice), old);
     // One that still waits never reaches the child.
-    let running = alice.send("[[sleep:200]]").await.unwrap();
+    let running = alice.send(GATED).await.unwrap();
     drop(alice.send("never said").await.unwrap());
+    open(&alice).await;
     assert!(running.finish().await.is_ok());
     assert!(!say(&alice, "[[recall]]").await.contains("never said"));
     bench.end().await;

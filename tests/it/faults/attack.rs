@@ -15,8 +15,6 @@ use crate::common::place::Place;
 use crate::common::process::descendants;
 use crate::common::program::Site;
 
-/// Idle children go so soon, so that a check need not wait long for mallory's to be gone.
-const IDLE: &str = "700ms";
 /// Longer than any turn of the witness takes on a machine that is busy with other tests.
 const UNDISTURBED: Duration = Duration::from_secs(5);
 /// Beside 5 %: what the allocator keeps of buffers that were needed once, and descriptors of a moment.
@@ -61,12 +59,9 @@ impl Attack {
         let cli = place.path().join("the-cli");
         write_cli(&cli);
         let mut table: Table = config.parse().expect("the test's configuration is TOML");
-        for (part, key, value) in
-            [("cli", "program", cli.display().to_string()), ("session", "idle_timeout", IDLE.to_owned())]
-        {
-            let part = table.entry(part).or_insert_with(|| Table::new().into());
-            part.as_table_mut().expect("a table").entry(key).or_insert_with(|| value.into());
-        }
+        let part = table.entry("cli").or_insert_with(|| Table::new().into());
+        let part = part.as_table_mut().expect("a table");
+        part.entry("program").or_insert_with(|| cli.display().to_string().into());
         let (program, site) = Program::ready_by(&place, command, &table.to_string()).await;
         // Code that runs for the first time allocates for good.
         let mut warm_up = 0;
@@ -74,6 +69,7 @@ impl Attack {
             site.turn("warm-up", text).await.text();
             warm_up += 1;
         }
+        evict(&site, "warm-up").await;
         let gone = async || (site.metric("sessions", &["state=\"idle\""]).await == 0.0).then_some(());
         eventually_some("the warm-up is over", SOON, gone).await;
         let witness = Witness::start(site.clone()).await;
@@ -109,6 +105,24 @@ impl Attack {
     /// An answer that must come.
     pub(crate) async fn say(&self, text: &str) -> String {
         self.turn(text).await.text()
+    }
+
+    /// Stops the child of a user and keeps the session. It is gone afterwards.
+    pub(crate) async fn evict(&self, user: &str) {
+        evict(&self.site, user).await;
+    }
+
+    /// Stops the children of all users but bob.
+    async fn evict_others(&self) {
+        let listed = self.site.get("/v1/sessions?loaded=true&limit=1000").await.json();
+        let sessions = listed["sessions"].as_array().expect("sessions").iter();
+        let others = sessions.filter(|session| session["user"] != "bob" && session["state"] != "dormant");
+        let evictions = others.map(|session| {
+            let (id, user) = (session["id"].as_str().expect("text"), session["user"].as_str().expect("text"));
+            let path = format!("{}/v1/sessions/{id}?user={user}", self.site.http);
+            Answer::of(self.site.web().delete(path))
+        });
+        futures_util::future::join_all(evictions).await;
     }
 
     /// A turn was sent by other means.
@@ -164,7 +178,14 @@ impl Attack {
             all.extend(self.place.processes());
             all.into_iter().find(|process| *process != server && !process.was_given(&bob))
         };
-        let nobody = async || stranger().is_none().then_some(());
+        // A child that is just being started again goes with the next look.
+        let nobody = async || {
+            if stranger().is_none() {
+                return Some(());
+            }
+            self.evict_others().await;
+            None
+        };
         let left = tokio::time::timeout(SOON, eventually_some("nothing is left", SOON * 2, nobody)).await;
         assert!(left.is_ok(), "left: {:?}", stranger().map(Process::describe));
 
@@ -182,6 +203,11 @@ impl Attack {
         assert!(ended.is_ok(), "{sent} turns have {counted} ends");
         assert_eq!(self.site.metric("actor_panics_total", &[]).await, 0.0);
     }
+}
+
+async fn evict(site: &Site, user: &str) {
+    let answer = Answer::of(site.session("DELETE", "default", user)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 /// The CLI: the simulation, with arguments that each session's HOME may add.

@@ -2,8 +2,9 @@
 
 use super::*;
 
-/// What mallory had running is gone.
+/// Evicts mallory's child; what it had running goes with it.
 async fn gone(attack: &Attack) {
+    attack.evict(MALLORY).await;
     eventually("all of mallory's is gone", SOON, || attack.mallorys().is_empty()).await;
 }
 
@@ -28,8 +29,7 @@ async fn fault_15_child_ignoring_stops_dies_with_tree() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_20_daemons_and_fork_races_are_killed() {
     const RACERS: usize = 20;
-    let attack =
-        Attack::with("permissions = { policy = \"allow\" }\nsession = { idle_timeout = \"5s\" }").await;
+    let attack = Attack::with("permissions = { policy = \"allow\" }").await;
     // Two in sessions of their own, the second without environment, and a daemon.
     let reply = attack.say("[[fault:outlive]]").await;
     let mut left: Vec<Process> =
@@ -78,7 +78,7 @@ async fn fault_22_mcp_server_ignoring_eof_dies() {
     assert_eq!(answer.text(), "echo 1: hello");
     let sleeps = || attack.place.running(&["sleep", &token]).len();
     eventually("the server runs", SOON, || sleeps() == 1).await;
-    // Stopped in order by the idle timer; killed.
+    // Stopped in order; then killed.
     gone(&attack).await;
     assert_eq!(sleeps(), 0);
     attack.say("again").await;

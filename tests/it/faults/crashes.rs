@@ -17,9 +17,7 @@ async fn at_work(attack: &Attack, text: &str) -> tokio::task::JoinHandle<Reply> 
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_07_killed_idle_child_recovers_in_2_s() {
     // A child that was killed is started again for its idle session; it then lives as long as any other.
-    let attack =
-        Attack::with("session = { idle_timeout = \"5s\" }\nrestart = { intensity = 50, backoff = \"50ms\" }")
-            .await;
+    let attack = Attack::with("restart = { intensity = 50, backoff = \"50ms\" }").await;
     attack.say("remember me").await;
     for round in 1..=5 {
         attack.written_down(&format!("echo {round}")).await;

@@ -78,14 +78,16 @@ async fn fault_43_killed_server_leaves_no_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fault_45_sigterm_under_load_drains_and_ends_well() {
     let place = place();
-    let (mut program, site) = Program::ready(&place, "drain_timeout = \"4s\"").await;
+    let config = "drain_timeout = \"4s\"\npermissions = { policy = \"allow\" }";
+    let (mut program, site) = Program::ready(&place, config).await;
     for user in 0..6 {
         site.turn(&format!("user {user}"), "hello").await.text();
     }
-    // Five of them end in time, the last one never would.
+    // Five of them end in time, once the file `go` is there; the last one never would.
+    let gated = r#"[[tool:Bash {"command":"while ! test -e go; do sleep 0.05; done"}]][[bytes:80]]"#;
     let turns: Vec<_> = (0..6)
         .map(|user| {
-            let text = if user == 5 { "[[deltas:100000]][[delay:20]]" } else { "[[deltas:20]][[delay:50]]" };
+            let text = if user == 5 { "[[deltas:100000]][[delay:20]]" } else { gated };
             let request = site.asking(&format!("user {user}"), &message(text));
             tokio::spawn(async move { Reply::of(&Answer::of(request).await) })
         })
@@ -96,6 +98,11 @@ async fn fault_45_sigterm_under_load_drains_and_ends_well() {
     program.signal(Signal::TERM);
     let not_ready = async || Some(site.get("/readyz").await).filter(|answer| answer.status == 503);
     eventually_some("/readyz says 503", Duration::from_secs(1), not_ready).await;
+    for user in 0..5 {
+        let user = format!("user {user}");
+        let directory = crate::common::layout::session_dir(&place.data_dir(), &user, "default");
+        std::fs::write(directory.join("work/go"), "").unwrap();
+    }
     assert_eq!(site.turn("new", "too late").await.error().1, "draining");
     for (user, turn) in turns.into_iter().enumerate() {
         let reply = turn.await.unwrap();

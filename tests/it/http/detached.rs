@@ -1,9 +1,8 @@
 //! Turns that go on without their caller: coming back for the rest, what is gone, who has it.
 
-use std::time::Duration;
-
 use reqwest::{RequestBuilder, Response};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::common::program::{Answer, Program, Site, message, place};
 use crate::common::{SOON, eventually_some};
@@ -16,6 +15,20 @@ fn back(site: &Site, session: &str, last: Option<&str>) -> RequestBuilder {
         Some(last) => request.header("last-event-id", last),
         None => request,
     }
+}
+
+/// Sends the request, and hangs up while its turn runs and nothing has come.
+async fn hang_up(site: &Site, request: RequestBuilder) {
+    let mut cut = JoinSet::new();
+    cut.spawn(request.send());
+    eventually_some("the turn runs", SOON, async || {
+        let stats = site.get("/v1/pool/stats").await.json();
+        let entries = stats["active_users"].as_array().unwrap();
+        entries.iter().any(|entry| entry["state"] == "busy").then_some(())
+    })
+    .await;
+    assert!(cut.try_join_next().is_none(), "there was to be nothing yet");
+    cut.shutdown().await;
 }
 
 /// Reads until what has come contains `text`, and whole events.
@@ -86,12 +99,11 @@ async fn detached_document_is_fetched_on_return() {
     let place = place();
     let (_program, site) = Program::ready(&place, "").await;
     let body = json!({ "model": "sonnet", "max_tokens": 9,
-        "messages": [{ "role": "user", "content": "[[sleep:1000]]late" }] });
+        "messages": [{ "role": "user", "content": "[[sleep:3000]]late" }] });
     let request = site.of("POST", "/v1/messages", "alice").json(&body);
     let request =
         request.header("x-pilotlight-on-disconnect", "detach").header("x-pilotlight-session", "mine");
-    let gone = tokio::time::timeout(Duration::from_millis(300), request.send()).await;
-    assert!(gone.is_err(), "it was to take longer");
+    hang_up(&site, request).await;
     let whole = Answer::of(back(&site, "mine", None)).await;
     let reply = events(&whole.body);
     let message: Value = serde_json::from_str(&reply[0].1).unwrap();
@@ -104,11 +116,10 @@ async fn detached_document_is_fetched_on_return() {
 async fn detached_stream_is_replayed_on_return() {
     let place = place();
     let (_program, site) = Program::ready(&place, DETACH.split_once("\nheartbeat").unwrap().0).await;
-    let messages = json!([{ "role": "user", "content": "[[sleep:1000]]late" }]);
+    let messages = json!([{ "role": "user", "content": "[[sleep:3000]]late" }]);
     let body = json!({ "model": "sonnet", "max_tokens": 9, "stream": true, "messages": messages });
     let request = site.of("POST", "/v1/messages", "alice").header("x-pilotlight-session", "mine").json(&body);
-    let gone = tokio::time::timeout(Duration::from_millis(300), request.send()).await;
-    assert!(gone.is_err(), "there was to be nothing yet");
+    hang_up(&site, request).await;
     let whole = Answer::of(back(&site, "mine", None)).await;
     assert!(whole.body.contains("late") && whole.body.contains("message_stop"), "{whole:?}");
     assert_eq!(site.metric("turns_total", &["outcome=\"ok\""]).await, 1.0);

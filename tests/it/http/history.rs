@@ -69,6 +69,12 @@ impl Client {
     }
 }
 
+/// Whether a turn runs.
+async fn is_busy(site: &Site) -> bool {
+    let stats = site.get("/v1/pool/stats").await.json();
+    stats["active_users"].as_array().unwrap().iter().any(|entry| entry["state"] == "busy")
+}
+
 /// A client that sends its history has a warm conversation without knowing.
 #[tokio::test(flavor = "multi_thread")]
 async fn history_client_continues_warm_conversation() {
@@ -169,8 +175,14 @@ async fn conversation_with_unknown_end_is_not_continued() {
     assert_ne!(again.conversation, first.conversation);
     assert_eq!(again.text, "one");
     // A client that leaves in mid-turn.
-    let left = client.request(&site, "[[deltas:10000]] [[delay:100]]");
-    assert!(tokio::time::timeout(std::time::Duration::from_millis(500), left.send()).await.is_err());
+    eventually_some("no turn runs", SOON, async || (!is_busy(&site).await).then_some(())).await;
+    let mut left = Box::pin(client.request(&site, "[[deltas:10000]] [[delay:100]]").send());
+    let busy = async || is_busy(&site).await.then_some(());
+    tokio::select! {
+        ended = &mut left => panic!("{ended:?}"),
+        () = eventually_some("the turn runs", SOON, busy) => {}
+    }
+    drop(left);
     let third = client.say(&site, "three").await;
     assert_ne!(third.conversation, again.conversation);
 }
@@ -223,11 +235,7 @@ async fn histories_survive_restart_running_turn_does_not() {
     };
     eventually("both answers are written down", SOON, written).await;
     let mut running = Box::pin(runs.request(&site, "[[deltas:10000]] [[delay:100]]").send());
-    let busy = async || {
-        let stats = site.get("/v1/pool/stats").await.json();
-        let entries = stats["active_users"].as_array().unwrap().clone();
-        entries.iter().any(|entry| entry["state"] == "busy").then_some(())
-    };
+    let busy = async || is_busy(&site).await.then_some(());
     tokio::select! {
         ended = &mut running => panic!("{ended:?}"),
         () = eventually_some("the turn runs", SOON, busy) => {}

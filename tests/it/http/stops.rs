@@ -5,16 +5,25 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use rustix::process::Signal;
 
+use crate::common::layout::session_dir;
 use crate::common::program::{Answer, Program, message, place};
 use crate::common::{SOON, eventually, eventually_some};
+
+/// A turn that goes on until the file `go` is there.
+const GATED: &str = concat!(
+    r#"[[tool:Bash {"command":"touch began; while ! test -e go; do sleep 0.05; done"}]]"#,
+    "[[say:to the very end]]"
+);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_signal_drains() {
     let place = place();
-    let (mut program, site) = Program::ready(&place, "drain_timeout = \"15s\"").await;
-    let running =
-        site.asking("alice", &message("[[say:to the very end]] [[slow:100]]")).send().await.unwrap();
+    let config = "drain_timeout = \"60s\"\npermissions = { policy = \"allow\" }";
+    let (mut program, site) = Program::ready(&place, config).await;
+    let running = site.asking("alice", &message(GATED)).send().await.unwrap();
     assert_eq!(running.status(), 200);
+    let work = || session_dir(&place.data_dir(), "alice", "default").join("work");
+    eventually("the tool runs", SOON, || work().join("began").exists()).await;
     program.signal(Signal::TERM);
     let not_ready = async || Some(site.get("/readyz").await).filter(|answer| answer.status == 503);
     let answer = eventually_some("/readyz says 503", SOON, not_ready).await;
@@ -29,6 +38,7 @@ async fn the_first_signal_drains() {
         assert_eq!((refused.status, &refused.json()["error"]["code"]), (503, &"draining".into()), "{path}");
     }
     assert!(program.is_running());
+    std::fs::write(work().join("go"), "").unwrap();
     let whole = running.text().await.unwrap();
     assert!(whole.contains("to the very end") && whole.ends_with("data: [DONE]\n\n"), "{whole}");
     assert_eq!(program.code().await, Some(0));
