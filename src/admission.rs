@@ -36,7 +36,7 @@ pub(crate) struct Admission {
     pressure: Mutex<Pressure>,
     deadline: Mutex<Duration>,
     metrics: Arc<Metrics>,
-    /// Notified when a start waits for which a spare may go.
+    /// Notified when a start begins to wait.
     pub(crate) waits: Notify,
     /// Notified when a start waits for which a session's child has to go.
     pub(crate) wants_child: Notify,
@@ -59,8 +59,6 @@ pub(crate) struct SparePromise(Arc<Admission>);
 pub(crate) struct Demand {
     /// Starts that wait.
     pub(crate) waiting: usize,
-    /// Spares that hold a place and are promised to nobody, those on their way out among them.
-    pub(crate) giving_way: usize,
     /// As many children live as may.
     pub(crate) is_full: bool,
     /// As many children start as may.
@@ -136,6 +134,7 @@ impl Admission {
                 );
             };
             self.publish(&queue);
+            self.waits.notify_one();
             self.ask(&queue);
             (ticket, granted)
         };
@@ -177,12 +176,7 @@ impl Admission {
 
     pub(crate) fn demand(&self) -> Demand {
         let queue = self.lock();
-        Demand {
-            waiting: queue.length,
-            giving_way: queue.giving_way(),
-            is_full: queue.is_full(),
-            is_starting_most: queue.is_starting_most(),
-        }
+        Demand { waiting: queue.length, is_full: queue.is_full(), is_starting_most: queue.is_starting_most() }
     }
 
     #[cfg(feature = "server")]
@@ -220,9 +214,6 @@ impl Admission {
 
     /// Under the lock: what comes to rest later finds the starts that wait.
     fn ask(&self, queue: &Queue) {
-        if queue.length > 0 {
-            self.waits.notify_one();
-        }
         if queue.wants_room() {
             self.wants_child.notify_one();
         }
@@ -458,10 +449,7 @@ mod tests {
         let mut waiting = Box::pin(gate.admit(&other));
         assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
         gate.waits.notified().await;
-        assert_eq!(
-            gate.demand(),
-            Demand { waiting: 1, giving_way: 1, is_full: true, is_starting_most: false }
-        );
+        assert_eq!(gate.demand(), Demand { waiting: 1, is_full: true, is_starting_most: false });
         assert!(!gate.wants_room() && gate.wishes().waiting.is_empty(), "the spare goes, and no session");
         drop(spare);
         waiting.await.unwrap();

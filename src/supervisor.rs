@@ -197,22 +197,28 @@ async fn start_session(
     })
 }
 
-/// Asks the session that has rested longest to leave memory; false if none rests. One that was asked has some time to do so.
-/// The limit may be passed by the few that are on their way out.
+/// Asks the session that has rested longest to leave memory; false if none is on its way out by that. The limit may be passed
+/// by those few.
 fn make_way(sessions: &Sessions) -> bool {
     let now = Instant::now();
+    let is_recent = |at: Option<Instant>| at.is_some_and(|at| now.duration_since(at) < LEAVES_WITHIN);
     let resting = |entry: &Arc<Entry>| {
         entry.status.read(|visible| {
-            let is_asked = visible.makes_way.is_some_and(|at| now.duration_since(at) < LEAVES_WITHIN);
-            let rests = visible.status.state == SessionState::Dormant && !is_asked;
-            rests.then_some((visible.makes_way.is_some(), visible.quiet_since))
+            let rests = visible.status.state == SessionState::Dormant && entry.is_unused();
+            // Who has just come into memory is about to be used.
+            let may_leave = rests && !is_recent(visible.unused_since) && !is_recent(visible.makes_way);
+            may_leave.then_some((visible.makes_way.is_some(), visible.quiet_since))
         })
     };
     let entries = sessions.registry.entries().into_iter();
     let mut resting: Vec<_> = entries.filter_map(|entry| Some((resting(&entry)?, entry))).collect();
     resting.sort_unstable_by_key(|(rank, _)| *rank);
-    resting.into_iter().any(|(_, entry)| {
+    for ((was_asked, _), entry) in resting {
         entry.status.makes_way();
-        entry.actor.cast(SessionMessage::Retire).is_ok()
-    })
+        if entry.actor.cast(SessionMessage::Retire).is_ok() {
+            // What holds one up may do so again: there is room once it has left.
+            return !was_asked;
+        }
+    }
+    false
 }

@@ -82,6 +82,8 @@ pub(crate) struct Visible {
     pub(crate) child_since: Option<Instant>,
     /// Monotonic twin of `last_used`: a change of the clock evicts no session.
     pub(crate) quiet_since: Instant,
+    /// When it came into memory, until it is used.
+    pub(crate) unused_since: Option<Instant>,
     /// When it was asked to leave memory for another session, since it was used last.
     pub(crate) makes_way: Option<Instant>,
     /// Tools that wait for permission.
@@ -135,6 +137,7 @@ impl Visible {
             shim: None,
             child_since: None,
             quiet_since: Instant::now(),
+            unused_since: Some(Instant::now()),
             makes_way: None,
             permissions: Vec::new(),
             active: false,
@@ -190,7 +193,10 @@ impl StatusCell {
 
     /// The session is used.
     pub(super) fn touch(&self) {
-        self.change(|visible| (visible.quiet_since, visible.makes_way) = (Instant::now(), None));
+        self.change(|visible| {
+            visible.quiet_since = Instant::now();
+            (visible.unused_since, visible.makes_way) = (None, None);
+        });
     }
 
     /// The session is asked to leave memory for another one.

@@ -103,16 +103,14 @@ fn wanted(limits: &Limits, view: &View<'_>) -> Vec<SpareKind> {
     chosen
 }
 
-/// Those that go for starts that wait: as many as wait, or those that take the place of a start. Those that have left the
-/// shelf and still hold a place of a child make room as well.
+/// Those that go for starts that wait: as many as wait, or those that take the place of a start.
 fn give_way(spares: &[Shelved], demand: Demand) -> Vec<u64> {
     let of = |phase: SparePhase| spares.iter().filter(move |it| it.phase == phase).map(|it| it.id);
     let (warming, ready) = (of(SparePhase::Warming), of(SparePhase::Ready));
     if demand.waiting == 0 {
         Vec::new()
     } else if demand.is_full {
-        let leaving = demand.giving_way.saturating_sub(spares.len());
-        warming.chain(ready).take(demand.waiting.saturating_sub(leaving)).collect()
+        warming.chain(ready).take(demand.waiting).collect()
     } else if demand.is_starting_most {
         warming.take(demand.waiting).collect()
     } else {

@@ -409,12 +409,17 @@ impl Session {
         arrival.map_err(|_| TurnError::Internal("other requests that start the session do not end"))
     }
 
+    /// The user's place to begin a session: one at a time.
+    async fn begins_alone(&self) -> Result<Held<UserId>, TurnError> {
+        let alone = self.sessions().beginnings.acquire(self.key()?.user());
+        let alone = timeout(ACTOR_ANSWERS_WITHIN, alone).await;
+        alone.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))
+    }
+
     /// Waits for what a beginning needs. A caller that goes away meanwhile begins nothing.
     async fn beginning(&self) -> Result<Beginning, TurnError> {
         // Before the thread: those of one user would wait for each other there.
-        let alone = self.sessions().beginnings.acquire(self.key()?.user());
-        let alone = timeout(ACTOR_ANSWERS_WITHIN, alone).await;
-        let alone = alone.map_err(|_| TurnError::Internal("other sessions of the user do not begin"))?;
+        let alone = self.begins_alone().await?;
         // Many users may come at once.
         let thread = Thread::wait().await.map_err(|error| TurnError::Storage(error.into()))?;
         Ok(Beginning { alone, thread })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::asker::now;
-use crate::common::installed;
+use crate::common::{SOON, installed};
 use crate::etcd::Etcd;
 use crate::history;
 use crate::nodes::{LEASE, LONG_LEASE, Nodes, SIM};
@@ -46,7 +46,14 @@ impl Load {
                 (Talk::new(name, "default"), sites.clone(), end.clone(), begun.clone());
             talks.spawn(async move {
                 // On a crowded machine a node may lose its lease while it starts all of them.
-                while !talk.say(&sites[number % sites.len()], "").await.is_good() {}
+                let since = now();
+                loop {
+                    let first = talk.say(&sites[number % sites.len()], "").await;
+                    if first.is_good() {
+                        break;
+                    }
+                    assert!(EXPECTED.contains(&first.code()) && since.elapsed() < SOON, "{first:?}");
+                }
                 begun.wait().await;
                 let mut at = number;
                 while !end.load(Ordering::Acquire) {

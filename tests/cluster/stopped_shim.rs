@@ -124,9 +124,9 @@ async fn output_after_the_lease_counts_for_nothing() {
     let observer = Observer::start(&cluster, [("alice", "default")]);
     stopped.stop_shim(&observer).await;
     cluster.nodes[stopped.owner].pause();
-    // The child answers while nobody reads it.
-    std::fs::write(work.join("go"), "").unwrap();
     stopped.goes_on(&cluster).await;
+    // The child answers when another node has its user, and nobody reads it.
+    std::fs::write(work.join("go"), "").unwrap();
     eventually("the tool has ended", SOON, || !work.join("began").exists()).await;
     assert_eq!(observer.alive(&stopped.mark), 1, "the shim was not stopped");
     let before = history::head(&cluster, "alice").await.unwrap();

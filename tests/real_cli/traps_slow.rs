@@ -30,10 +30,9 @@ async fn trap_11_retries_are_shown_interrupt_ends_them() {
     system.end().await;
 }
 
-/// Asks until there is an answer: on a busy machine a plain turn may take longer than the limit, too.
-async fn answered(session: &Session, limit: Duration, when: &str) {
-    const TRIES: usize = 5;
-    for number in 0..TRIES {
+/// Asks until there is an answer: on a busy machine a plain turn may take longer than the limit, too, once in a while.
+async fn answered(session: &Session, limit: Duration, when: &str, excused: &mut usize) {
+    for number in 0..=*excused {
         // A text of its own: the answer to an earlier turn is none to this one.
         let outcome = ask(session, &format!("[[say:fine {number}]]")).await;
         if outcome.is_ok() {
@@ -41,8 +40,9 @@ async fn answered(session: &Session, limit: Duration, when: &str) {
             return;
         }
         assert_eq!(*aborted(&outcome), TurnError::TimedOut { limit }, "{when}: {outcome:?}");
+        *excused = excused.saturating_sub(1);
     }
-    panic!("no answer in {TRIES} turns {when}");
+    panic!("no answer {when}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,12 +55,14 @@ async fn trap_11_a_turn_is_bounded_whatever_the_api_does() {
     };
     let system = bench.embed(patient).await;
     let alice = system.alice();
-    answered(&alice, limit, "at first").await;
+    // One for all of them: a turn that spoils the next each time is noticed.
+    let mut excused = 1;
+    answered(&alice, limit, "at first", &mut excused).await;
     let cli = child(&alice);
     for message in ["[[error:401]]", "[[hang]][[error:500]]", "[[hang]]", "[[break:stall]]"] {
         let outcome = ask(&alice, message).await;
         assert_eq!(*aborted(&outcome), TurnError::TimedOut { limit }, "{message}: {outcome:?}");
-        answered(&alice, limit, &format!("after {message}")).await;
+        answered(&alice, limit, &format!("after {message}"), &mut excused).await;
         assert_eq!(child(&alice), cli, "after {message}");
     }
     system.end().await;

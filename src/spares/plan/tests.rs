@@ -6,7 +6,7 @@ use SparePhase::{Ready, Warming};
 use super::*;
 use crate::session::shelf::Pauses;
 
-const QUIET: Demand = Demand { waiting: 0, giving_way: 0, is_full: false, is_starting_most: false };
+const QUIET: Demand = Demand { waiting: 0, is_full: false, is_starting_most: false };
 
 fn kind(name: &str) -> SpareKind {
     let model = (!name.is_empty()).then(|| name.to_owned());
@@ -72,7 +72,7 @@ impl Case {
 }
 
 fn waits(waiting: usize, is_full: bool, is_starting_most: bool) -> impl FnOnce(&mut Case) {
-    move |case| case.demand = Demand { waiting, giving_way: 0, is_full, is_starting_most }
+    move |case| case.demand = Demand { waiting, is_full, is_starting_most }
 }
 
 /// A spare of this kind failed as many seconds ago, for the first time: the pause is one second.

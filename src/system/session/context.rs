@@ -160,11 +160,11 @@ impl Session {
         let from = self.known_conversation().await?.ok_or(TurnError::MessageNotFound)?;
         let arrival = other.arrive(&key.hash()).await?;
         let sessions = self.sessions().clone();
-        let beginning = self.beginning().await?;
+        let alone = self.begins_alone().await?;
         let limit = sessions.env.current().limits.sessions_per_user;
         let at = at.map(str::to_owned);
         let forked = blocking(move || {
-            let _held = (inside, arrival, beginning);
+            let _held = (inside, arrival, alone);
             fork(&sessions, &from, &key, at.as_deref())
         });
         match forked.await? {

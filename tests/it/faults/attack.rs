@@ -112,11 +112,11 @@ impl Attack {
         evict(&self.site, user).await;
     }
 
-    /// Stops the children of all users but bob.
+    /// Stops the idle children of all users but bob.
     async fn evict_others(&self) {
         let listed = self.site.get("/v1/sessions?loaded=true&limit=1000").await.json();
         let sessions = listed["sessions"].as_array().expect("sessions").iter();
-        let others = sessions.filter(|session| session["user"] != "bob" && session["state"] != "dormant");
+        let others = sessions.filter(|session| session["user"] != "bob" && session["state"] == "idle");
         let evictions = others.map(|session| {
             let (id, user) = (session["id"].as_str().expect("text"), session["user"].as_str().expect("text"));
             let path = format!("{}/v1/sessions/{id}?user={user}", self.site.http);
