@@ -24,6 +24,8 @@ use crate::telemetry::metrics::{ActorKind, AdmissionRejected};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Time in which a session that was asked leaves memory: its record is written first.
 const LEAVES_WITHIN: Duration = Duration::from_secs(10);
+/// Time in which a session that has come into memory for a turn gets it.
+const USED_WITHIN: Duration = Duration::from_secs(2);
 
 mod idle;
 pub(crate) mod retention;
@@ -201,13 +203,13 @@ async fn start_session(
 /// by those few.
 fn make_way(sessions: &Sessions) -> bool {
     let now = Instant::now();
-    let is_recent = |at: Option<Instant>| at.is_some_and(|at| now.duration_since(at) < LEAVES_WITHIN);
+    let is_within = |at: Option<Instant>, time| at.is_some_and(|at| now.duration_since(at) < time);
     let resting = |entry: &Arc<Entry>| {
         entry.status.read(|visible| {
             let rests = visible.status.state == SessionState::Dormant && entry.is_unused();
-            // Who has just come into memory is about to be used.
-            let may_leave = rests && !is_recent(visible.unused_since) && !is_recent(visible.makes_way);
-            may_leave.then_some((visible.makes_way.is_some(), visible.quiet_since))
+            let is_awaited =
+                is_within(visible.unused_since, USED_WITHIN) || is_within(visible.makes_way, LEAVES_WITHIN);
+            (rests && !is_awaited).then_some((visible.makes_way.is_some(), visible.quiet_since))
         })
     };
     let entries = sessions.registry.entries().into_iter();

@@ -53,6 +53,7 @@ impl Load {
                         break;
                     }
                     assert!(EXPECTED.contains(&first.code()) && since.elapsed() < SOON, "{first:?}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 begun.wait().await;
                 let mut at = number;

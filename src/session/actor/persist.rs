@@ -102,6 +102,9 @@ impl SessionActorState {
         let may_leave = is_last && self.machine.is_at_rest(Instant::now());
         if may_leave && self.sessions.registry.forget_unused(&self.entry) {
             self.entry.actor.stop(None);
+        } else if self.entry.status.read(|visible| visible.makes_way.is_some()) {
+            // Another save was under way. Somebody counts on the place.
+            self.retire();
         }
     }
 }

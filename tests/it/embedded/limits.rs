@@ -124,6 +124,34 @@ async fn session_limit_unloads_dormant_sessions() {
     bench.end().await;
 }
 
+/// A session that is about to be used makes way for nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn session_limit_lets_in_as_many_as_make_way() {
+    let bench = Bench::with(|config| config.limits.max_sessions = 3).await;
+    let [one, two, three] = ["one", "two", "three"].map(|name| bench.pilot.session(name));
+    for session in [&one, &two, &three] {
+        say(session, "hello").await;
+    }
+    three.evict().await.unwrap();
+    let newcomers: JoinSet<_> = (0..6)
+        .map(|number| {
+            let session = bench.pilot.session(format!("new {number}"));
+            async move {
+                match session.send("hello").await {
+                    Ok(turn) => turn.finish().await.is_ok(),
+                    Err(error) => {
+                        assert!(matches!(error, TurnError::Overloaded { .. }), "{error}");
+                        false
+                    }
+                }
+            }
+        })
+        .collect();
+    let served = newcomers.join_all().await.into_iter().filter(|is_served| *is_served).count();
+    assert_eq!(served, 1);
+    bench.end().await;
+}
+
 /// As many make way as come at the same time.
 #[tokio::test(flavor = "multi_thread")]
 async fn session_limit_unloads_one_for_each_newcomer() {
