@@ -103,7 +103,7 @@ impl SessionActorState {
         if may_leave && self.sessions.registry.forget_unused(&self.entry) {
             self.entry.actor.stop(None);
         } else if self.entry.status.read(|visible| visible.makes_way.is_some()) {
-            // Another save was under way. Somebody counts on the place.
+            // Another save was under way. A newcomer counts on the place.
             self.retire();
         }
     }
