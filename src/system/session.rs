@@ -29,7 +29,9 @@ use crate::session::{
     SessionMessage, SessionStatus, actor_refs::SupervisorMessage, env::Env, known, registry::Entry,
     sessions::Sessions, shelf::SpareKind, store::SettingsRecord, take_up,
 };
-use crate::support::blocking::{self as files, Thread};
+use crate::support::blocking::Thread;
+#[cfg(feature = "server")]
+use crate::support::blocking::blocking_long;
 use crate::support::keyed_gates::Inside;
 use crate::support::keyed_locks::Held;
 use crate::turn::{Turn, TurnOptions};
@@ -299,7 +301,7 @@ impl Session {
     pub(crate) async fn check_room_for(&self, bytes: u64) -> Result<(), TurnError> {
         let workspace = self.files().await?;
         let limits = UsageLimits::of_uploads(&self.env().config.limits).before_another(bytes);
-        let counted = files::blocking_long(move || workspace.excess(limits)).await;
+        let counted = blocking_long(move || workspace.excess(limits)).await;
         match counted.map_err(|error| TurnError::Storage(error.into()))? {
             None => Ok(()),
             Some(excess) => {

@@ -43,7 +43,7 @@ impl Session {
         #[cfg(feature = "cluster")]
         let stay = self.sessions().stay(key.user()).await?;
         #[cfg(not(feature = "cluster"))]
-        let stay = ();
+        let stay = super::submit::Alone;
         for _ in 0..LOOKUPS {
             if self.sessions().is_draining() {
                 return Err(TurnError::Draining);

@@ -221,7 +221,7 @@ type Stay = Alone;
 /// There is no other node.
 #[cfg(not(feature = "cluster"))]
 #[derive(Clone)]
-struct Alone;
+pub(super) struct Alone;
 
 /// A turn as it was asked for, serialised and checked.
 #[derive(Clone)]
