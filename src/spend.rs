@@ -489,6 +489,7 @@ mod tests {
         assert_eq!(spend.child_ended(&alice, &session('b')), 0.5);
         assert_eq!(spend.child_ended(&alice, &session('b')), 0.0);
         assert_eq!(spend.statement(&alice).await.unwrap().days[0].1.cost_usd(), 1.2);
+        end(spend).await;
     }
 
     /// The page must not pass a part for all.
@@ -526,6 +527,7 @@ mod tests {
         assert_eq!(spent().await, 0.2, "what is open counts");
         spend.turn_ended(&alice, &session('a'), turn(0.25));
         assert_eq!((spent().await, spend.child_ended(&alice, &session('a'))), (0.25, 0.0));
+        end(spend).await;
     }
 
     #[tokio::test]

@@ -343,7 +343,8 @@ fn decimal(text: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Command, Stdio};
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Child, Command, Stdio};
 
     /// The memory of a single tree.
     fn tree_memory(root: u32) -> io::Result<TreeMemory> {
@@ -387,12 +388,27 @@ mod tests {
         assert_eq!(memory.cpu_time(), Duration::from_millis(1500));
     }
 
+    /// A shell that leads a group of its own.
+    fn group(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).process_group(0);
+        command
+    }
+
+    /// Ends it with all that it has started, or is about to.
+    fn end_group(mut leader: Child) {
+        // Nobody has reaped the leader: the number is its own.
+        let group = rustix::process::Pid::from_child(&leader);
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+        leader.wait().unwrap();
+    }
+
     /// Also of what has ended: as a child that was waited for.
     #[test]
     fn cpu_time_of_a_real_tree_is_found() {
         let burn = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
         let script = format!("( {burn} ); echo done; sleep 600");
-        let mut child = Command::new("sh").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = group(&script).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
         assert_eq!(lines.next().unwrap().unwrap(), "done");
         let mut table = ProcessTable::default();
@@ -401,13 +417,7 @@ mod tests {
         let of_root = table.tree(child.id()).cpu_time();
         table.refresh().unwrap();
         let below_us = table.tree(std::process::id()).cpu_time();
-        let sleeping =
-            table.rows.iter().find(|row| row.parent.cast_unsigned() == child.id()).map(|row| row.pid);
-        for pid in sleeping.into_iter().filter_map(rustix::process::Pid::from_raw) {
-            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        end_group(child);
         assert!(of_root > Duration::from_millis(20), "{of_root:?}");
         assert!(below_us >= of_root, "{below_us:?} {of_root:?}");
     }
@@ -512,7 +522,7 @@ mod tests {
     fn memory_of_a_real_tree_is_found() {
         // Two levels; the lower one holds 30 MiB.
         let script = "head -c 30m /dev/zero | tail -c 30m | { sleep 600; cat; } & wait";
-        let mut child = Command::new("sh").args(["-c", script]).stdout(Stdio::null()).spawn().unwrap();
+        let child = group(script).stdout(Stdio::null()).spawn().unwrap();
         let begun = tokio::time::Instant::now();
         let memory = loop {
             let memory = tree_memory(std::process::id()).unwrap();
@@ -522,19 +532,7 @@ mod tests {
             }
         };
         assert!(memory.private_bytes() > 30 << 20, "{memory:?}");
-        let mut family = ProcessTable::default();
-        family.refresh().unwrap();
-        let pids: Vec<_> =
-            family.rows.iter().filter(|row| row.parent.cast_unsigned() == child.id()).collect();
-        for row in pids {
-            let below: Vec<_> = family.rows.iter().filter(|other| other.parent == row.pid).collect();
-            for row in below.iter().chain([&row]) {
-                let pid = rustix::process::Pid::from_raw(row.pid).unwrap();
-                let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        end_group(child);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 
 use crate::asker::{Asker, End, now};
-use crate::common::{SOON, eventually, installed, layout};
+use crate::common::{SOON, UNTIL_GO, eventually, installed, layout};
 use crate::etcd::Etcd;
 use crate::fencing::eventually_busy;
 use crate::history;
@@ -21,12 +21,6 @@ const GOES_ON_WITHIN: Duration = Duration::from_secs(5);
 const LOOKS: Duration = Duration::from_millis(300);
 /// How soon a node that runs again has ended what it may not have.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
-/// A turn with a tool that ends when the file `go` is there; its answer comes after that.
-const HELD: &str = concat!(
-    "in-flight-word",
-    r#"[[tool:Bash {"command":"touch began; while ! test -e go; do sleep 0.05; done; rm began"}]]"#,
-    "[[say:in-flight-word]]",
-);
 /// Of the node that loses a user, or while no node has it.
 const EXPECTED: [&str; 3] = ["node_lost", "no_node", "not_owner"];
 
@@ -116,7 +110,8 @@ async fn child_of_a_stopped_shim_is_ended_by_the_server() {
 async fn output_after_the_lease_counts_for_nothing() {
     let config = format!("{SIM}[permissions]\npolicy = \"allow\"\n");
     let Some(cluster) = Nodes::start(2, &config).await else { return };
-    let mut stopped = Stopped::start(&cluster, HELD).await;
+    let mut stopped =
+        Stopped::start(&cluster, &format!("in-flight-word{UNTIL_GO}[[say:in-flight-word]]")).await;
     let data = cluster.nodes[stopped.owner].place().data_dir();
     let work = layout::session_dir(&data, "alice", "default").join("work");
     eventually("the tool runs", SOON, || work.join("began").exists()).await;

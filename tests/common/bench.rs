@@ -34,6 +34,11 @@ impl Bench {
 }
 
 pub async fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Pilotlight {
+    Pilotlight::start(simulated(data, change)).await.unwrap()
+}
+
+/// The configuration of a system with the simulated CLI.
+pub fn simulated(data: &Path, change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config::new(data);
     config.cli.program = "sim".to_owned();
     config.cli.shim = Some(crate::built::shim());
@@ -42,7 +47,7 @@ pub async fn start(data: &Path, change: impl FnOnce(&mut Config)) -> Pilotlight 
         config.isolation.rungs = Vec::new();
     }
     change(&mut config);
-    Pilotlight::start(config).await.unwrap()
+    config
 }
 
 /// Every process whose environment names a home below this data directory.

@@ -37,6 +37,11 @@ use tokio::time::{Instant, sleep};
 /// How long anything that should happen soon may take on a machine that is busy with other tests.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// Marker of a tool that ends when the file `go` is in the session's working directory; while it runs, `began` is there.
+/// Tools must be allowed.
+pub const UNTIL_GO: &str =
+    r#"[[tool:Bash {"command":"touch began; while ! test -e go; do sleep 0.05; done; rm go began"}]]"#;
+
 /// How soon a condition that no event announces (a process being gone, a gauge) is looked at again: at first, and at
 /// most, for looking costs those who are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);

@@ -286,6 +286,23 @@ impl Site {
         found.cloned().unwrap_or_else(|| panic!("no {shown} {conversation} in {stats}"))
     }
 
+    /// Whether a turn of anybody runs.
+    pub async fn is_busy(&self) -> bool {
+        let stats = self.get("/v1/pool/stats").await.json();
+        let users = stats["active_users"].as_array().expect("active_users");
+        users.iter().any(|entry| entry["state"] == "busy")
+    }
+
+    /// Waits until a turn of anybody runs.
+    pub async fn until_busy(&self) {
+        eventually_some("a turn runs", SOON, async || self.is_busy().await.then_some(())).await;
+    }
+
+    /// Waits until no turn runs: one may end a moment after its answer.
+    pub async fn until_quiet(&self) {
+        eventually_some("no turn runs", SOON, async || (!self.is_busy().await).then_some(())).await;
+    }
+
     /// Sum of a metric of `/metrics`, without the prefix of its name, over the series with these labels.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let scrape = Scrape::parse(&self.get_admin("/metrics").await.body);

@@ -3,7 +3,7 @@
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
 use super::*;
-use crate::common::bench::killed_idle;
+use crate::common::bench::{killed_idle, simulated};
 use crate::common::process::Process;
 use crate::common::{SOON, eventually_some};
 use crate::faults::processor_time;
@@ -78,16 +78,12 @@ async fn frozen_child_is_evicted_in_order() {
     /// An eviction that came before the freezing, or was seen too late, is followed by another one.
     const TRIES: usize = 10;
     let data = tempfile::tempdir().unwrap();
-    let mut config = Config::new(data.path());
-    config.cli.program = "sim".to_owned();
-    config.cli.shim = Some(crate::common::built::shim());
-    if !crate::common::installed::has_walls() {
-        config.isolation.rungs = Vec::new();
-    }
-    config.session.hibernate_after = Duration::from_millis(100);
-    config.session.idle_timeout = Duration::from_millis(600);
-    // A frozen child would not notice the end of its input, and be killed much later than this test waits.
-    config.session.stop_eof = Duration::from_secs(600);
+    let config = simulated(data.path(), |config| {
+        config.session.hibernate_after = Duration::from_millis(100);
+        config.session.idle_timeout = Duration::from_millis(600);
+        // A frozen child would not notice the end of its input, and be killed much later than this test waits.
+        config.session.stop_eof = Duration::from_secs(600);
+    });
     let recorder = DebuggingRecorder::new();
     let pilot = Pilotlight::start_with(config, &recorder).await.unwrap();
     let bench = Bench { pilot, data };

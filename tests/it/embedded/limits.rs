@@ -4,6 +4,12 @@ use tokio::task::JoinSet;
 
 use super::*;
 
+/// Starts wait for less than the pause between two samples, which look for them too.
+fn waits_without_samples(config: &mut Config) {
+    config.metrics.sample_interval = Duration::from_secs(60);
+    config.limits.queue_deadline = Duration::from_secs(9);
+}
+
 /// A limit on children makes others wait and evicts for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn child_limit_queues_starts_and_evicts_idle() {
@@ -28,9 +34,7 @@ async fn child_limit_queues_starts_and_evicts_idle() {
 async fn limits_young_idle_child_makes_room() {
     let bench = Bench::with(|config| {
         config.limits.max_children = 1;
-        // Less than the pause between two samples, which look for waiting starts too.
-        config.metrics.sample_interval = Duration::from_secs(60);
-        config.limits.queue_deadline = Duration::from_secs(9);
+        waits_without_samples(config);
     })
     .await;
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| bench.pilot.session(name));
@@ -50,9 +54,7 @@ async fn limits_child_that_ends_own_work_makes_room() {
     let bench = Bench::with(|config| {
         config.limits.max_children = 1;
         config.cli.background_tasks = true;
-        // Less than the pause between two samples, which look for waiting starts too.
-        config.metrics.sample_interval = Duration::from_secs(60);
-        config.limits.queue_deadline = Duration::from_secs(9);
+        waits_without_samples(config);
     })
     .await;
     let [alice, bob] = ["alice", "bob"].map(|name| bench.pilot.session(name));
@@ -67,9 +69,7 @@ async fn limits_start_behind_others_finds_room() {
     let bench = Bench::with(|config| {
         config.limits.max_children = 4;
         config.limits.starts_in_flight = 1;
-        // Less than the pause between two samples, which look for waiting starts too.
-        config.metrics.sample_interval = Duration::from_secs(60);
-        config.limits.queue_deadline = Duration::from_secs(9);
+        waits_without_samples(config);
     })
     .await;
     for name in ["a", "b"] {

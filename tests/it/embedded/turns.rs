@@ -3,10 +3,9 @@
 use pilotlight::model::{Block, History, Message, Role};
 
 use super::*;
+use crate::common::UNTIL_GO;
 
-/// A turn that goes on until `open` is called.
-const GATED: &str = r#"[[tool:Bash {"command":"while ! test -e go; do sleep 0.05; done; rm go"}]]"#;
-
+/// For turns that end with [`go_on`].
 async fn gated() -> Bench {
     Bench::with(|config| {
         config.permissions.policy = PermissionPolicy::Allow;
@@ -15,7 +14,7 @@ async fn gated() -> Bench {
     .await
 }
 
-async fn open(session: &Session) {
+async fn go_on(session: &Session) {
     eventually("the turn runs", || state(session) == SessionState::Busy).await;
     let work = session.workspace().await.unwrap().work;
     std::fs::write(work.join("go"), "").unwrap();
@@ -57,11 +56,11 @@ async fn a_full_queue_refuses_at_once() {
     let bench = gated().await;
     let alice = bench.pilot.session("alice");
     let mut held = Vec::new();
-    for text in [GATED, "second", "third"] {
+    for text in [UNTIL_GO, "second", "third"] {
         held.push(alice.send(text).await.unwrap());
     }
     assert_eq!(alice.send("one too many").await.unwrap_err(), TurnError::QueueFull { limit: 3 });
-    open(&alice).await;
+    go_on(&alice).await;
     for turn in held {
         assert!(turn.finish().await.is_ok());
     }
@@ -83,9 +82,9 @@ async fn dropped_turn_is_interrupted_child_stays_warm() {
     assert!(answer.ends_with("next"), "{answer}");
     assert_eq!(pid(&alice), old);
     // One that still waits never reaches the child.
-    let running = alice.send(GATED).await.unwrap();
+    let running = alice.send(UNTIL_GO).await.unwrap();
     drop(alice.send("never said").await.unwrap());
-    open(&alice).await;
+    go_on(&alice).await;
     assert!(running.finish().await.is_ok());
     assert!(!say(&alice, "[[recall]]").await.contains("never said"));
     bench.end().await;

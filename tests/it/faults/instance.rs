@@ -84,10 +84,10 @@ async fn fault_45_sigterm_under_load_drains_and_ends_well() {
         site.turn(&format!("user {user}"), "hello").await.text();
     }
     // Five of them end in time, once the file `go` is there; the last one never would.
-    let gated = r#"[[tool:Bash {"command":"while ! test -e go; do sleep 0.05; done"}]][[bytes:80]]"#;
+    let gated = format!("{}[[bytes:80]]", crate::common::UNTIL_GO);
     let turns: Vec<_> = (0..6)
         .map(|user| {
-            let text = if user == 5 { "[[deltas:100000]][[delay:20]]" } else { gated };
+            let text = if user == 5 { "[[deltas:100000]][[delay:20]]" } else { &gated };
             let request = site.asking(&format!("user {user}"), &message(text));
             tokio::spawn(async move { Reply::of(&Answer::of(request).await) })
         })

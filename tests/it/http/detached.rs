@@ -21,12 +21,7 @@ fn back(site: &Site, session: &str, last: Option<&str>) -> RequestBuilder {
 async fn hang_up(site: &Site, request: RequestBuilder) {
     let mut cut = JoinSet::new();
     cut.spawn(request.send());
-    eventually_some("the turn runs", SOON, async || {
-        let stats = site.get("/v1/pool/stats").await.json();
-        let entries = stats["active_users"].as_array().unwrap();
-        entries.iter().any(|entry| entry["state"] == "busy").then_some(())
-    })
-    .await;
+    site.until_busy().await;
     assert!(cut.try_join_next().is_none(), "there was to be nothing yet");
     cut.shutdown().await;
 }

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::program::{Answer, Program, Site, place};
-use crate::common::{SOON, eventually, eventually_some};
+use crate::common::{SOON, eventually};
 
 /// A client that keeps its history itself, in one of the two public dialects.
 #[derive(Clone)]
@@ -67,12 +67,6 @@ impl Client {
         self.history.push(json!({ "role": "assistant", "content": content }));
         Said { text: said, conversation: answer.header("x-pilotlight-session").to_owned() }
     }
-}
-
-/// Whether a turn runs.
-async fn is_busy(site: &Site) -> bool {
-    let stats = site.get("/v1/pool/stats").await.json();
-    stats["active_users"].as_array().unwrap().iter().any(|entry| entry["state"] == "busy")
 }
 
 /// A client that sends its history has a warm conversation without knowing.
@@ -175,12 +169,11 @@ async fn conversation_with_unknown_end_is_not_continued() {
     assert_ne!(again.conversation, first.conversation);
     assert_eq!(again.text, "one");
     // A client that leaves in mid-turn.
-    eventually_some("no turn runs", SOON, async || (!is_busy(&site).await).then_some(())).await;
+    site.until_quiet().await;
     let mut left = Box::pin(client.request(&site, "[[deltas:10000]] [[delay:100]]").send());
-    let busy = async || is_busy(&site).await.then_some(());
     tokio::select! {
         ended = &mut left => panic!("{ended:?}"),
-        () = eventually_some("the turn runs", SOON, busy) => {}
+        () = site.until_busy() => {}
     }
     drop(left);
     let third = client.say(&site, "three").await;
@@ -235,10 +228,9 @@ async fn histories_survive_restart_running_turn_does_not() {
     };
     eventually("both answers are written down", SOON, written).await;
     let mut running = Box::pin(runs.request(&site, "[[deltas:10000]] [[delay:100]]").send());
-    let busy = async || is_busy(&site).await.then_some(());
     tokio::select! {
         ended = &mut running => panic!("{ended:?}"),
-        () = eventually_some("the turn runs", SOON, busy) => {}
+        () = site.until_busy() => {}
     }
     program.signal(Signal::KILL);
     program.code().await;

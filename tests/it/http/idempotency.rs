@@ -103,10 +103,7 @@ async fn disconnected_caller_gets_answer_on_retry() {
             let mut cut = JoinSet::new();
             cut.spawn(request().send());
             eventually_some("the turn runs", SOON, async || {
-                let stats = site.get("/v1/pool/stats").await.json();
-                let entries = stats["active_users"].as_array().unwrap().clone();
-                let is_busy = entries.iter().any(|entry| entry["state"] == "busy");
-                (is_busy || turns(&site).await > before).then_some(())
+                (site.is_busy().await || turns(&site).await > before).then_some(())
             })
             .await;
             cut.shutdown().await;

@@ -3,12 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::common::program::{Answer, Program, Site, message, place};
-use crate::common::{SOON, eventually_some};
+use crate::common::{SOON, UNTIL_GO, eventually_some};
 
 const CONFIG: &str = "[permissions]\npolicy = \"allow\"\n";
-/// A tool that ends when the file `go` is there.
-const TOOL: &str =
-    r#"[[tool:Bash {"command":"touch began; while ! test -e go; do sleep 0.05; done; rm go began"}]]"#;
 
 async fn steer(site: &Site, user: &str, body: &Value) -> Answer {
     Answer::of(site.session("POST", "default/steer", user).json(body)).await
@@ -29,7 +26,7 @@ async fn began(site: &Site) {
 async fn trap_25_text_goes_into_the_running_turn() {
     let place = place();
     let (_program, site) = Program::ready(&place, CONFIG).await;
-    let turn = site.turn("alice", TOOL);
+    let turn = site.turn("alice", UNTIL_GO);
     let steering = async {
         began(&site).await;
         let writing = async { steer(&site, "alice", &json!({ "text": "hurry up" })).await };

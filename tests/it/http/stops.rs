@@ -7,20 +7,15 @@ use rustix::process::Signal;
 
 use crate::common::layout::session_dir;
 use crate::common::program::{Answer, Program, message, place};
-use crate::common::{SOON, eventually, eventually_some};
-
-/// A turn that goes on until the file `go` is there.
-const GATED: &str = concat!(
-    r#"[[tool:Bash {"command":"touch began; while ! test -e go; do sleep 0.05; done"}]]"#,
-    "[[say:to the very end]]"
-);
+use crate::common::{SOON, UNTIL_GO, eventually, eventually_some};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_signal_drains() {
     let place = place();
     let config = "drain_timeout = \"60s\"\npermissions = { policy = \"allow\" }";
     let (mut program, site) = Program::ready(&place, config).await;
-    let running = site.asking("alice", &message(GATED)).send().await.unwrap();
+    let running =
+        site.asking("alice", &message(&format!("{UNTIL_GO}[[say:to the very end]]"))).send().await.unwrap();
     assert_eq!(running.status(), 200);
     let work = || session_dir(&place.data_dir(), "alice", "default").join("work");
     eventually("the tool runs", SOON, || work().join("began").exists()).await;

@@ -124,11 +124,6 @@ async fn begin(site: &Site, user: &str, text: &str) -> String {
     accepted.json()["id"].as_str().unwrap().to_owned()
 }
 
-async fn is_busy(site: &Site) -> bool {
-    let stats = site.get("/v1/pool/stats").await.json();
-    stats["active_users"].as_array().unwrap().iter().any(|entry| entry["state"] == "busy")
-}
-
 async fn dropped(site: &Site, reason: &str, count: f64) {
     let label = format!("reason=\"{reason}\"");
     let counted = async || (site.metric("webhook_drops_total", &[&label]).await >= count).then_some(());
@@ -184,11 +179,10 @@ async fn detached_turn_is_reported_if_nobody_is_attached() {
         assert_eq!(Answer::of(detach("attached", stream)).await.status, 200);
     }
     for (number, stream) in [false, true].into_iter().enumerate() {
-        // The turn before may have ended a moment after its answer.
-        eventually_some("no turn runs", SOON, async || (!is_busy(&site).await).then_some(())).await;
+        site.until_quiet().await;
         let mut cut = JoinSet::new();
         cut.spawn(detach("[[sleep:3000]]late", stream).send());
-        eventually_some("the turn runs", SOON, async || is_busy(&site).await.then_some(())).await;
+        site.until_busy().await;
         assert!(cut.try_join_next().is_none(), "it was to take longer");
         cut.shutdown().await;
         let received = receiver.messages(number + 1).await;
