@@ -205,15 +205,19 @@ impl Client {
         if body.len() > MAX_REQUEST_BYTES {
             return Err(LedgerError::TooLarge("request"));
         }
-        let mut tries = 0;
+        let (mut tries, mut before) = (0, None);
         loop {
             let at = self.endpoints.preferred();
             let end = (Instant::now() + bounds.attempt).min(bounds.end);
             let why = match attempt(at, body.clone(), end).await {
                 Ok(answer) => return Ok(answer),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Elsewhere(why)) => why,
+                // What the end of all cuts says less than the attempt before it.
+                Err(Failure::Elsewhere(why)) => {
+                    before.filter(|_| Instant::now() >= bounds.end).unwrap_or(why)
+                }
             };
+            before = Some(why);
             self.endpoints.failed(at);
             tries += 1;
             let pause = self.endpoints.pause(tries);

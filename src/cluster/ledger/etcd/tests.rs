@@ -313,7 +313,7 @@ async fn tls_needs_the_authority_and_a_certificate() {
     assert_eq!(next(&mut watch).await.len(), 1);
     let refused = async |change: fn(&mut TlsFiles)| {
         let mut settings = cluster.settings();
-        settings.total = Duration::from_secs(1);
+        settings.total = Duration::from_secs(3);
         change(&mut settings.tls);
         Etcd::new(settings).unwrap().grant(TTL).await
     };
