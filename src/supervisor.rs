@@ -199,23 +199,25 @@ async fn start_session(
     })
 }
 
-/// Asks the session that has rested longest to leave memory; false if none is on its way out by that. The limit may be passed
+/// Asks the session that has rested longest to leave memory, and one that has failed only after the others; false if none is on its way out by that. The limit may be passed
 /// by those few.
 fn make_way(sessions: &Sessions) -> bool {
     let now = Instant::now();
     let is_within = |at: Option<Instant>, time| at.is_some_and(|at| now.duration_since(at) < time);
     let resting = |entry: &Arc<Entry>| {
         entry.status.read(|visible| {
-            let rests = visible.status.state == SessionState::Dormant && entry.is_unused();
+            let rests = visible.is_at_rest(now) && entry.is_unused();
             let is_awaited =
                 is_within(visible.unused_since, USED_WITHIN) || is_within(visible.makes_way, LEAVES_WITHIN);
-            (rests && !is_awaited).then_some((visible.makes_way.is_some(), visible.quiet_since))
+            // What is known of a failed session's circuit leaves memory with it: they come last.
+            let has_failed = visible.status.state == SessionState::Failed;
+            (rests && !is_awaited).then_some((visible.makes_way.is_some(), has_failed, visible.quiet_since))
         })
     };
     let entries = sessions.registry.entries().into_iter();
     let mut resting: Vec<_> = entries.filter_map(|entry| Some((resting(&entry)?, entry))).collect();
     resting.sort_unstable_by_key(|(rank, _)| *rank);
-    for ((was_asked, _), entry) in resting {
+    for ((was_asked, ..), entry) in resting {
         entry.status.makes_way();
         if entry.actor.cast(SessionMessage::Retire).is_ok() {
             // What holds one up may do so again: there is room once it has left.

@@ -342,6 +342,7 @@ impl SessionActorState {
             state,
             running: self.machine.running(),
             queue_depth: self.machine.queue_depth(),
+            circuit_until: self.machine.circuit_until(),
             record: &self.record,
         });
         // One that only looks idle, because the end of its turn is on its way here, would be chosen again.

@@ -180,6 +180,14 @@ impl Machine {
         }
     }
 
+    /// When an open circuit may be tried again.
+    pub(crate) fn circuit_until(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Failed { retry_at, .. } => Some(retry_at),
+            _ => None,
+        }
+    }
+
     /// The turn that runs.
     pub(crate) fn running(&self) -> Option<TurnId> {
         match self.phase {

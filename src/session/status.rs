@@ -86,6 +86,8 @@ pub(crate) struct Visible {
     pub(crate) unused_since: Option<Instant>,
     /// When it was asked to leave memory for another session, since it was used last.
     pub(crate) makes_way: Option<Instant>,
+    /// When an open circuit may be tried again. Until then the session stays in memory.
+    circuit_until: Option<Instant>,
     /// Tools that wait for permission.
     pub(crate) permissions: Vec<PendingPermission>,
     /// The CLI works of its own accord.
@@ -105,6 +107,7 @@ pub(super) struct ActorView<'a> {
     pub(super) state: SessionState,
     pub(super) running: Option<TurnId>,
     pub(super) queue_depth: usize,
+    pub(super) circuit_until: Option<Instant>,
     pub(super) record: &'a Record,
 }
 
@@ -139,6 +142,7 @@ impl Visible {
             quiet_since: Instant::now(),
             unused_since: Some(Instant::now()),
             makes_way: None,
+            circuit_until: None,
             permissions: Vec::new(),
             active: false,
             awaits_caller: false,
@@ -151,6 +155,15 @@ impl Visible {
     /// Whether the child may go: it runs no turn, none waits, and it does not work of its own accord.
     pub(crate) fn is_idle(&self) -> bool {
         self.status.state == SessionState::Idle && !self.active
+    }
+
+    /// Whether the session may leave memory: it has no child, and none is on its way.
+    pub(crate) fn is_at_rest(&self, now: Instant) -> bool {
+        match self.status.state {
+            SessionState::Dormant => true,
+            SessionState::Failed => self.circuit_until.is_some_and(|until| until <= now),
+            _ => false,
+        }
     }
 
     /// Whether a turn finds a child that is ready.
@@ -212,6 +225,7 @@ impl StatusCell {
                 view.running.is_some() && view.running == visible.last_ended && view.queue_depth == 0;
             visible.status.state = if is_over { SessionState::Idle } else { view.state };
             visible.status.queue_depth = view.queue_depth;
+            visible.circuit_until = view.circuit_until;
             visible.status.generation = view.record.generation;
             visible.status.restarts = view.record.restarts;
             visible.status.last_used = view.record.last_used;
@@ -354,7 +368,13 @@ mod tests {
 
     fn busy(cell: &StatusCell, record: &Record, turn: u64, queue_depth: usize) {
         let running = Some(TurnId(turn));
-        cell.actor_moved(&ActorView { state: SessionState::Busy, running, queue_depth, record });
+        cell.actor_moved(&ActorView {
+            state: SessionState::Busy,
+            running,
+            queue_depth,
+            circuit_until: None,
+            record,
+        });
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use tokio::task::JoinSet;
 
+use pilotlight::turn::Outcome;
+
 use super::*;
+use crate::common::{SOON, eventually_some};
 
 /// Starts wait for less than the pause between two samples, which look for them too.
 fn waits_without_samples(config: &mut Config) {
@@ -121,6 +124,34 @@ async fn session_limit_unloads_dormant_sessions() {
     say(&three, "hello").await;
     two.evict().await.unwrap();
     assert_eq!(say(&one, "[[recall]]").await, "hello");
+    bench.end().await;
+}
+
+/// A session whose children do not start makes way once its circuit may be tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn session_limit_unloads_sessions_that_failed() {
+    let bench = Bench::with(|config| {
+        config.limits.max_sessions = 1;
+        config.cli.program = "/nowhere/the-cli".to_owned();
+    })
+    .await;
+    let [alice, bob] = ["alice", "bob"].map(|name| bench.pilot.session(name));
+    let has_failed = |outcome: Outcome| {
+        assert!(matches!(outcome.status, Status::Aborted(TurnError::NotStarted(_))), "{outcome:?}");
+    };
+    has_failed(ask(&alice, "hello").await);
+    eventually_some("alice makes way", SOON, async || match bob.send("hello").await {
+        Ok(turn) => {
+            has_failed(turn.finish().await);
+            Some(())
+        }
+        Err(TurnError::Overloaded { .. }) => None,
+        Err(error) => panic!("{error}"),
+    })
+    .await;
+    let sessions = || bench.pilot.sessions();
+    eventually("alice has left", || !sessions().iter().any(|(key, _)| key.user().as_bytes() == b"alice"))
+        .await;
     bench.end().await;
 }
 
