@@ -8,6 +8,7 @@
 //! | `ledger` | keys, records and transactions; a client of etcd, and a store in memory for tests |
 //! | `ownership` | pure decisions on the users of one node: claim, lose, release, drain |
 //! | `membership` | tasks that keep the lease, watch nodes and owners, and carry out the decisions |
+//! | `pace` | how fast users go to other nodes |
 //! | `placement` | the node for a user without an owner |
 //! | `replica` | users' files as objects of a store |
 //! | `fence` | the deadline up to which this node holds its users, for the shims of their children |
@@ -31,6 +32,7 @@ pub(crate) mod ledger;
 mod mark;
 pub(crate) mod membership;
 pub(crate) mod ownership;
+mod pace;
 pub(crate) mod placement;
 pub(crate) mod replica;
 mod route;
@@ -39,11 +41,11 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::fence::Fence;
@@ -52,12 +54,14 @@ use self::ledger::UserHash;
 pub(crate) use self::membership::ForgetError;
 use self::membership::Membership;
 use self::ownership::Drain;
+use self::pace::Pace;
 pub(crate) use self::route::{Grant, NodeAddress, Route, RouteError, Unowned};
 pub(crate) use self::status::ClusterStatus;
 use crate::config::Replication;
 use crate::error::TurnError;
 use crate::model::ids::{SessionHash, UserId};
 use crate::support::blocking::blocking_long;
+use crate::support::lock::MutexExt as _;
 use crate::telemetry::metrics::ForwardResult;
 
 /// Time after a node has left from which nothing more is expected of it.
@@ -97,6 +101,8 @@ pub(crate) struct Cluster {
     is_leaving: Arc<AtomicBool>,
     /// Users of the data directory whom the cluster may not have as a whole yet.
     coming: AtomicUsize,
+    /// How many users go by [`Self::rebalance`] in a minute.
+    pace: Mutex<Pace>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -183,9 +189,19 @@ impl Cluster {
         left
     }
 
-    /// Takes no further users and lets all go, or takes users again.
-    pub(crate) fn drain(&self, draining: bool) {
+    /// Takes no further users and lets all go, or takes users again. Returns false if the node is about to stop: it lets all go.
+    pub(crate) fn drain(&self, draining: bool) -> bool {
+        let is_leaving = || self.is_leaving.load(Ordering::Acquire);
+        if is_leaving() {
+            return false;
+        }
         self.membership.drain(if draining { Drain::WhenIdle } else { Drain::Off });
+        // The stop may have begun meanwhile.
+        if is_leaving() {
+            self.membership.drain(Drain::Now);
+            return false;
+        }
+        true
     }
 
     /// Whether this node leaves the cluster and a user is no longer here.
@@ -197,7 +213,7 @@ impl Cluster {
     pub(crate) fn gone(&self, node: &ledger::NodeId) -> impl Future<Output = ()> + Send + use<> {
         let (membership, node) = (self.membership.clone(), node.clone());
         async move {
-            let (mut since, mut limit): (Option<tokio::time::Instant>, _) = (None, LOST_FOR);
+            let (mut since, mut limit): (Option<Instant>, _) = (None, LOST_FOR);
             while since.is_none_or(|since| since.elapsed() < limit) {
                 tokio::time::sleep(LOOK_EVERY).await;
                 since = match membership.node(&node) {
@@ -205,7 +221,7 @@ impl Cluster {
                         limit = if info.draining { LEFT_FOR } else { LOST_FOR };
                         None
                     }
-                    None => since.or_else(|| Some(tokio::time::Instant::now())),
+                    None => since.or_else(|| Some(Instant::now())),
                 };
             }
         }
@@ -217,15 +233,22 @@ impl Cluster {
         nodes.map(|(id, info)| NodeAddress { id, address: info.address }).collect()
     }
 
-    /// Lets users go who have their place on another node, as soon as they rest: as many as `most`. Returns their number.
-    pub(crate) fn rebalance(&self, most: usize) -> usize {
-        let own = self.membership.id();
-        let is_elsewhere =
-            |user: &UserHash| self.membership.place(*user, &[]).is_some_and(|node| node != *own);
-        let held = self.membership.held().into_iter().map(|(user, _)| user);
-        let leaving: Vec<_> = held.filter(is_elsewhere).take(most).collect();
+    /// Lets users go who rest and have their place on another node: as many as `most`, and as
+    /// `cluster.rebalance_per_minute` allows. Returns how many go, and how many with such a place stay for now.
+    pub(crate) fn rebalance(&self, most: usize) -> (usize, usize) {
+        let (own, now) = (self.membership.id(), Instant::now());
+        let mut placed_elsewhere = self.membership.served();
+        placed_elsewhere
+            .retain(|(user, _)| self.membership.place(*user, &[]).is_some_and(|node| node != *own));
+        let may_leave = |user: UserHash| {
+            self.house.resident(user).is_some_and(|resident| self.house.may_leave(&resident, now))
+        };
+        let resting = placed_elsewhere.iter().filter(|(user, rests)| *rests && may_leave(*user));
+        let mut leaving: Vec<_> = resting.map(|(user, _)| *user).take(most).collect();
+        leaving.truncate(self.pace.lock_unpoisoned().take(now, leaving.len()));
+        // One that is in use again by now goes after that.
         leaving.iter().for_each(|user| self.membership.evict(*user));
-        leaving.len()
+        (leaving.len(), placed_elsewhere.len() - leaving.len())
     }
 
     /// Removes what a dead node has left in the ledger.

@@ -67,6 +67,9 @@ use webhooks::Webhooks;
 const ADMIN_CONNECTIONS: usize = 64;
 /// Maximum time to flush connections after all turns have ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum time for answers of other nodes to the requests that came last: each may fetch a user and start a child there.
+#[cfg(feature = "cluster")]
+const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A running service. Dropping stops it at once; [`Server::shutdown`] stops it in order.
 pub struct Server {
@@ -268,6 +271,11 @@ impl Server {
         self.app.drain();
     }
 
+    /// Gives connections the time to end. Whether all have.
+    async fn connections_end(&self) -> bool {
+        tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await.is_ok()
+    }
+
     /// Drains, gives running turns `grace`, stops every child, then closes listeners and connections.
     pub async fn shutdown(self, grace: Duration) {
         #[cfg(feature = "cluster")]
@@ -290,14 +298,19 @@ impl Server {
         // All turns have ended: their ends are reported.
         tokio::join!(self.app.async_turns.settle(), self.app.replays.settle());
         self.webhooks.finish().await;
-        self.closing.gracefully.cancel();
-        // Turns of other nodes get the same time as those here.
         #[cfg(feature = "cluster")]
-        self.app.passed_on(until).await;
+        let closes_at = tokio::time::Instant::now();
+        self.closing.gracefully.cancel();
         self.tasks.close();
-        let ended = tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
+        let have_ended = self.connections_end().await;
+        #[cfg(feature = "cluster")]
+        let have_ended = have_ended || {
+            // Turns of other nodes get the same time as those here, and those that came last a time of their own.
+            self.app.passed_on(until.max(closes_at + grace.min(LAST_ANSWERS_WITHIN))).await;
+            self.connections_end().await
+        };
         self.app.audit.finish().await;
-        if ended.is_err() {
+        if !have_ended {
             tracing::warn!(connections = self.tasks.len(), "connections were cut that did not end in time");
         }
         // A disk that does not answer holds up no shutdown.

@@ -100,7 +100,7 @@ impl Cluster {
             tracing::warn!(user = ?hash, "files of a user without a readable conversation are not brought into the cluster");
             return Brought::Done;
         };
-        match self.route(&user, Unowned::Claim).await {
+        match self.route(&user, Unowned::Claim, self.route_deadline()).await {
             // Kept here while the grant is.
             Ok(Route::Here(_grant)) => self.store_first(&user).await,
             Ok(Route::Node(_)) => {

@@ -231,6 +231,11 @@ impl House {
         }
     }
 
+    /// Who cannot be stored stays: nobody else has the latest changes.
+    pub(super) fn may_leave(&self, resident: &Resident, now: Instant) -> bool {
+        !self.fails(now) && !resident.is_too_large.load(Ordering::Acquire)
+    }
+
     fn look_once(&self, membership: &Membership) {
         let (mut absent, mut resting) = (Vec::new(), Vec::new());
         let (mut oldest, now) = (Duration::ZERO, Instant::now());
@@ -242,9 +247,7 @@ impl House {
             if let Some(since) = *resident.waits_since.lock_unpoisoned() {
                 oldest = oldest.max(now.duration_since(since));
             }
-            // Who cannot be stored stays: nobody else has the latest changes.
-            let may_leave = !self.fails(now) && !resident.is_too_large.load(Ordering::Acquire);
-            if may_leave && resident.rests_for(self.config.release_after) {
+            if self.may_leave(&resident, now) && resident.rests_for(self.config.release_after) {
                 resting.push(resident.hash);
             }
         }

@@ -72,8 +72,6 @@ pub(crate) struct MemberSettings {
     pub(crate) prefix: String,
     pub(crate) ttl: Duration,
     pub(crate) limits: Limits,
-    /// Maximum time a request waits for its user.
-    pub(crate) wait: Duration,
     /// Maximum number of owners in the cache.
     pub(crate) max_owners: usize,
     pub(crate) clock: Clock,
@@ -154,7 +152,6 @@ struct Inner {
     keys: Keys,
     id: NodeId,
     ttl: Duration,
-    wait: Duration,
     clock: Clock,
     state: Mutex<State>,
     /// Every event has an effect on the state: for waits on one.
@@ -208,7 +205,6 @@ impl Membership {
             host,
             keys: Keys::new(&settings.prefix),
             ttl: settings.ttl,
-            wait: settings.wait,
             clock: settings.clock,
             state: Mutex::new(State {
                 machine: Ownership::new(settings.id.clone(), settings.limits),
@@ -290,6 +286,11 @@ impl Membership {
         (state.machine.owned(), state.machine.len())
     }
 
+    /// The users that are served here and are not to leave yet, and whether nothing of them runs.
+    pub(crate) fn served(&self) -> Vec<(UserHash, bool)> {
+        self.0.state().machine.served().collect()
+    }
+
     /// The users that this node holds.
     pub(crate) fn held(&self) -> Vec<(UserHash, Fence)> {
         self.0.state().machine.held().collect()
@@ -300,8 +301,22 @@ impl Membership {
         self.0.deadline.subscribe()
     }
 
-    /// Brings a user here for a request, or finds out where it is. Requests of one user share one claim.
-    pub(crate) async fn claim(&self, user: UserHash) -> Result<Claimed, Refusal> {
+    /// Brings a user here for a request, or finds out where it is, up to the deadline. Requests of one user share one claim.
+    pub(crate) async fn claim(&self, user: UserHash, deadline: Instant) -> Result<Claimed, Refusal> {
+        self.want(user, deadline, |user, ticket| Event::Wanted { user, ticket }).await
+    }
+
+    /// As [`Self::claim`], for a request that may have a grant already: it waits for the end of no other.
+    pub(crate) async fn claim_again(&self, user: UserHash, deadline: Instant) -> Result<Claimed, Refusal> {
+        self.want(user, deadline, |user, ticket| Event::WantedAgain { user, ticket }).await
+    }
+
+    async fn want(
+        &self,
+        user: UserHash,
+        deadline: Instant,
+        event: impl FnOnce(UserHash, Ticket) -> Event,
+    ) -> Result<Claimed, Refusal> {
         let inner = &self.0;
         let (sender, verdict) = oneshot::channel();
         let ticket = {
@@ -313,16 +328,16 @@ impl Membership {
         };
         // Dropped on every way out, which also takes back a request that waits.
         let mut granted = Granted { inner: Arc::clone(inner), user, ticket, fence: Fence(0) };
-        inner.feed(Event::Wanted { user, ticket });
-        let verdict = timeout_at(Instant::now() + inner.wait, verdict).await;
-        match verdict {
+        inner.feed(event(user, ticket));
+        match timeout_at(deadline, verdict).await {
             Ok(Ok(Verdict::Grant(fence))) => {
                 granted.fence = fence;
                 Ok(Claimed::Here(granted))
             }
             Ok(Ok(Verdict::Forward(node))) => Ok(Claimed::Elsewhere(node)),
             Ok(Ok(Verdict::Refuse(why))) => Err(why),
-            Ok(Err(_)) | Err(_) => Err(Refusal::Unavailable),
+            Ok(Err(_)) => Err(Refusal::Unavailable),
+            Err(_) => Err(Refusal::Late),
         }
     }
 

@@ -138,6 +138,14 @@ impl Ownership {
         self.users.iter().filter_map(|(hash, user)| user.state.held().map(|held| (*hash, held.fence)))
     }
 
+    /// The users that are owned and are not to leave yet, in any order, and whether nothing of them runs.
+    pub(crate) fn served(&self) -> impl Iterator<Item = (UserHash, bool)> {
+        self.users.iter().filter_map(|(hash, user)| match &user.state {
+            State::Owned(held) if !held.leaving => Some((*hash, held.rests())),
+            _ => None,
+        })
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.draining != Drain::Off
     }
@@ -145,6 +153,7 @@ impl Ownership {
     fn on(&mut self, event: Event) {
         match event {
             Event::Wanted { user, ticket } => self.wanted(user, ticket),
+            Event::WantedAgain { user, ticket } => self.wanted_again(user, ticket),
             Event::Finished { user, ticket } => self.finished(user, ticket),
             Event::Claimed { user, attempt, result } => self.claimed(user, attempt, result),
             Event::Restored { user, fence, ok } => self.restored(user, fence, ok),

@@ -18,6 +18,8 @@ use crate::telemetry::metrics::ClaimResult;
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(2);
 /// Interval of looking for such a node.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Time after which a claim that goes on counts as failed.
+const FAILED_AFTER: Duration = Duration::from_secs(1);
 
 /// Where a user is.
 #[derive(Debug, Clone)]
@@ -64,11 +66,21 @@ pub(crate) enum RouteError {
 }
 
 impl Cluster {
+    /// When a request that comes now has waited long enough for its user.
+    pub(crate) fn route_deadline(&self) -> Instant {
+        Instant::now() + self.house.config.route_timeout
+    }
+
     /// The node that has the user. A user without one gets one.
     ///
     /// # Errors
-    /// [`RouteError`] after `cluster.route_timeout` at the latest.
-    pub(crate) async fn route(&self, user: &UserId, unowned: Unowned) -> Result<Route, RouteError> {
+    /// [`RouteError`] if no node has the user by the deadline.
+    pub(crate) async fn route(
+        &self,
+        user: &UserId,
+        unowned: Unowned,
+        deadline: Instant,
+    ) -> Result<Route, RouteError> {
         let hash = UserHash::of(user);
         if let Some(node) = self.elsewhere(hash, unowned) {
             return self.address(hash, node).await;
@@ -79,14 +91,14 @@ impl Cluster {
             let node = owner.or_else(|| self.place_elsewhere(hash)).ok_or(Refusal::Draining)?;
             return self.address(hash, node).await;
         }
-        match self.claim(user, hash).await {
+        match self.claim(user, hash, deadline).await {
             Ok((Claimed::Here(granted), request, stay)) => {
                 Ok(Route::Here(Grant { _request: Arc::new(request), _granted: Arc::new(granted), stay }))
             }
             Ok((Claimed::Elsewhere(node), ..)) => self.address(hash, node).await,
             // Another node may take the user. It was asked already if the request came from there.
             Err(Refusal::Draining | Refusal::Full) if unowned == Unowned::Place => {
-                let until = Instant::now() + PUBLISHED_WITHIN;
+                let until = deadline.min(Instant::now() + PUBLISHED_WITHIN);
                 loop {
                     if let Some(node) = self.place_elsewhere(hash) {
                         return self.address(hash, node).await;
@@ -98,6 +110,29 @@ impl Cluster {
                 }
             }
             Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    /// Keeps the user here for a request that may do so already; `None` if the user is not here and does not come.
+    pub(crate) async fn stay(&self, user: &UserId) -> Option<Grant> {
+        let hash = UserHash::of(user);
+        if self.elsewhere(hash, Unowned::Claim).is_some() || self.has_left(hash) {
+            return None;
+        }
+        let resident = self.house.admit(user, hash);
+        resident.used_now();
+        let request = InProgress::of(&resident);
+        let claimed = self.membership.claim_again(hash, self.route_deadline()).await;
+        let stay = resident.stay();
+        drop(resident);
+        match claimed {
+            Ok(Claimed::Here(granted)) => {
+                Some(Grant { _request: Arc::new(request), _granted: Arc::new(granted), stay })
+            }
+            Ok(Claimed::Elsewhere(_)) | Err(_) => {
+                self.house.dismiss_unless_here(hash);
+                None
+            }
         }
     }
 
@@ -119,13 +154,14 @@ impl Cluster {
         &self,
         user: &UserId,
         hash: UserHash,
+        deadline: Instant,
     ) -> Result<(Claimed, InProgress, CancellationToken), Refusal> {
         let is_new = self.membership.stored(hash).is_none();
         let resident = self.house.admit(user, hash);
         resident.used_now();
         let request = InProgress::of(&resident);
-        let began = tokio::time::Instant::now();
-        let claimed = self.membership.claim(hash).await;
+        let began = Instant::now();
+        let claimed = self.membership.claim(hash, deadline).await;
         let stay = resident.stay();
         drop(resident);
         if !matches!(claimed, Ok(Claimed::Here(_))) {
@@ -141,6 +177,9 @@ impl Cluster {
                 Ok(Claimed::Elsewhere(_)) => metrics.claims.increment(ClaimResult::Owned),
                 // Another node gets the user.
                 Err(Refusal::Draining | Refusal::Full) => {}
+                // The request had waited elsewhere: nothing is known to be wrong here.
+                Err(Refusal::Late)
+                    if began.elapsed() < FAILED_AFTER.min(self.house.config.route_timeout / 2) => {}
                 Err(_) => metrics.claims.increment(ClaimResult::Failed),
             }
         }

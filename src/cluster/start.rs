@@ -1,8 +1,8 @@
 //! The start of this node's part in a cluster.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -12,6 +12,7 @@ use super::house::{House, Steward};
 use super::ledger::{Credentials, Etcd, EtcdSettings, NodeInfo, TlsFiles};
 use super::membership::{Clock, MemberSettings, Membership};
 use super::ownership::Limits;
+use super::pace::Pace;
 use super::replica::store::StoreConfig;
 use super::replica::{Replica, ReplicaConfig};
 use super::{Cluster, Residents};
@@ -66,7 +67,6 @@ impl Cluster {
             prefix: cluster.prefix.clone(),
             ttl: cluster.lease,
             limits: Limits { users: MAX_USERS, requests: MAX_WAITING },
-            wait: cluster.route_timeout,
             max_owners: MAX_OWNERS,
             clock: Clock::Boot,
         };
@@ -94,7 +94,8 @@ impl Cluster {
                 }
             }
         });
-        Ok(Arc::new(Self { house, membership, fence, is_leaving, coming: AtomicUsize::new(coming) }))
+        let pace = Mutex::new(Pace::new(cluster.rebalance_per_minute as usize));
+        Ok(Arc::new(Self { house, membership, fence, is_leaving, coming: AtomicUsize::new(coming), pace }))
     }
 
     /// Serves users with what runs here, until the result is dropped. Users whose files were here before the cluster are

@@ -36,7 +36,8 @@ section! {
         /// Maximum time that the end of a turn waits for the store and etcd. Default 10 s.
         #[serde(with = "value::duration")]
         pub commit_timeout: Duration = Duration::from_secs(10),
-        /// Maximum time that a request waits until its user has a node. Default 15 s: longer than a failover takes.
+        /// Maximum time that a request waits until its user has a node and its files are there, on all nodes together. Default 15 s:
+        /// longer than a failover takes.
         #[serde(with = "value::duration")]
         pub route_timeout: Duration = Duration::from_secs(15),
         /// Lease of a node in etcd: a node that is silent for so much time loses its users. Whole seconds. Default 2 s.
@@ -48,6 +49,9 @@ section! {
         pub release_after: Duration = Duration::from_secs(15 * 60),
         /// Share of new users that this node takes, compared with others. Default 100; 0 takes none.
         pub room: u32 = 100,
+        /// Maximum number of users that `pilotlight cluster rebalance` lets go in a minute: each is fetched from the store by another
+        /// node. Default 600.
+        pub rebalance_per_minute: u32 = 600,
         /// Prefix of the keys in etcd. Default `/pilotlight/`.
         pub prefix: String = "/pilotlight/".to_owned(),
         /// User of etcd. Default none.
@@ -190,6 +194,7 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     duration("cluster.commit_timeout", cluster.commit_timeout)?;
     duration("cluster.route_timeout", cluster.route_timeout)?;
     duration("cluster.release_after", cluster.release_after)?;
+    bounded("cluster.rebalance_per_minute", cluster.rebalance_per_minute, 1, 1_000_000)?;
     bounded("cluster.room", cluster.room, 0, 1_000_000)
 }
 

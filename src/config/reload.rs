@@ -202,6 +202,7 @@ const CLUSTER_KEYS: &[Key] = keys! {
     start cluster.lease;
     start cluster.release_after;
     start cluster.room;
+    start cluster.rebalance_per_minute;
     start cluster.prefix;
     start cluster.etcd_user;
     start cluster.etcd_password_file;

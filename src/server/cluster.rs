@@ -41,7 +41,7 @@ pub(super) struct ClusterSide {
     cluster: Arc<Cluster>,
     peers: Arc<Peers>,
     forwarder: Forwarder,
-    /// Answers of other nodes that are passed through.
+    /// Requests that may go to another node, and answers of other nodes that are passed through.
     passing: TaskTracker,
 }
 
@@ -58,7 +58,7 @@ impl ClusterSide {
 }
 
 impl App {
-    /// Returns when no answer of another node is passed through any more, and at `until` at the latest.
+    /// Returns when nothing goes to another node and no answer of one is passed through any more, and at `until` at the latest.
     pub(super) async fn passed_on(&self, until: Instant) {
         let Some(side) = &self.cluster else { return };
         side.passing.close();
@@ -87,7 +87,9 @@ impl App {
         let Some(side) = &self.cluster else { return Ok(()) };
         // Where a request comes from another node, that one has chosen this one.
         let unowned = if caller.is_forwarded() { Unowned::Claim } else { Unowned::Place };
-        match side.cluster.route(user, unowned).await {
+        let own = side.cluster.route_deadline();
+        let deadline = caller.route_deadline().map_or(own, |deadline| deadline.min(own));
+        match side.cluster.route(user, unowned, deadline).await {
             Ok(Route::Here(grant)) => {
                 caller.routed(user, grant);
                 Ok(())

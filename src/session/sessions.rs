@@ -15,7 +15,7 @@ use super::{
 };
 use crate::admission::Admission;
 #[cfg(feature = "cluster")]
-use crate::cluster::{Grant, Route, Unowned};
+use crate::cluster::Grant;
 use crate::error::TurnError;
 use crate::journal::Waiting;
 use crate::model::ids::{SessionHash, TurnId, UserId};
@@ -104,10 +104,7 @@ impl Sessions {
     #[cfg(feature = "cluster")]
     pub(crate) async fn stay(&self, user: &UserId) -> Result<Option<Grant>, TurnError> {
         let Some(cluster) = &self.env.cluster else { return Ok(None) };
-        match cluster.route(user, Unowned::Claim).await {
-            Ok(Route::Here(grant)) => Ok(Some(grant)),
-            Ok(Route::Node(_)) | Err(_) => Err(TurnError::Moved),
-        }
+        cluster.stay(user).await.map(Some).ok_or(TurnError::Moved)
     }
 
     pub(crate) fn next_turn(&self) -> TurnId {

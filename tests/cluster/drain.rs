@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::asker::{Asker, End, now};
-use crate::common::{SOON, eventually, eventually_some, installed};
+use crate::common::program::Answer;
+use crate::common::{SOON, UNTIL_GO, eventually, eventually_some, installed, layout};
 use crate::history;
 use crate::nodes::{LONG_LEASE, Nodes, SIM};
 use crate::observer::Observer;
@@ -127,5 +131,73 @@ async fn drained_node_takes_users_again() {
     cluster.post(1 - owner, "drain").await;
     assert!(asker.ask(&sites[owner], "[[recall]]").await.text().contains("first-word"));
     assert_eq!(cluster.owner(1 - owner, "alice").await, owner, "the user is back");
+    history::check(&cluster).await;
+}
+
+/// A node that has begun to stop takes no users again, whatever an operator asks for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_node_does_not_take_users_again() {
+    let config = format!("drain_timeout = \"20s\"\n{SIM}[permissions]\npolicy = \"allow\"\n{LONG_LEASE}");
+    let Some(mut cluster) = Nodes::start(2, &config).await else { return };
+    let (asker, sites) = (Asker::new("alice", "default"), cluster.sites());
+    assert!(asker.ask(&sites[0], "first-word").await.is_good());
+    let owner = cluster.owner(0, "alice").await;
+    let (here, there) = (sites[owner].clone(), sites[1 - owner].clone());
+    let mut running = JoinSet::new();
+    let turn = Asker::new("alice", "default");
+    running.spawn(async move { turn.ask(&here, UNTIL_GO).await });
+    let data = cluster.nodes[owner].place().data_dir();
+    let work = layout::session_dir(&data, "alice", "default").join("work");
+    eventually("the tool runs", SOON, || work.join("began").exists()).await;
+    let other = cluster.client(1 - owner);
+    let meanwhile = async {
+        eventually_some("the node drains", SOON, async || {
+            let (_, body) = other.get("/v1/cluster").await;
+            body.contains("\"draining\":true").then_some(())
+        })
+        .await;
+        let resume = reqwest::Client::new().post(format!("{}/v1/cluster/resume", sites[owner]));
+        let answer = Answer::of(resume).await;
+        assert_eq!((answer.status, answer.error().1.as_str()), (409, "node_stopping"));
+        std::fs::write(work.join("go"), "").unwrap();
+        assert!(running.join_next().await.unwrap().unwrap().is_good());
+        assert!(asker.ask(&there, "[[recall]]").await.text().contains("first-word"));
+    };
+    tokio::join!(cluster.nodes[owner].stop(), meanwhile);
+    history::check(&cluster).await;
+}
+
+/// A request that comes with the last connections of a node that stops is answered, however long its turn takes elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn last_request_of_a_stopping_node_is_answered() {
+    /// Longer than connections without a request are given.
+    const TURN: &str = "[[sleep:4000]]late-word";
+    /// Less than a server waits for the first request of a new connection.
+    const PAUSE: Duration = Duration::from_millis(20);
+    let Some(mut cluster) = Nodes::start(2, &format!("{SIM}{LONG_LEASE}")).await else { return };
+    let asker = Asker::new("alice", "default");
+    assert!(asker.ask(&cluster.sites()[0], "first-word").await.is_good());
+    let passes = 1 - cluster.owner(0, "alice").await;
+    let address = cluster.sites()[passes].strip_prefix("http://").unwrap().to_owned();
+    let mut last = TcpStream::connect(&address).await.unwrap();
+    let asking = async {
+        while let Ok(another) = TcpStream::connect(&address).await {
+            last = another;
+            tokio::time::sleep(PAUSE).await;
+        }
+        // Nothing listens any more.
+        let body = json!({ "messages": [{ "role": "user", "content": TURN }] }).to_string();
+        let head = format!(
+            "POST /v1/messages/keepalive HTTP/1.1\r\nhost: {address}\r\nx-pilotlight-user: alice\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len(),
+        );
+        last.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        last.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let (answer, ()) = tokio::join!(asking, cluster.nodes[passes].stop());
+    assert!(answer.contains("late-word") && answer.contains("[DONE]"), "{answer:?}");
     history::check(&cluster).await;
 }

@@ -74,6 +74,15 @@ async fn all_have_come(client: &Client) {
     .await;
 }
 
+/// Number of users of a node, as the node that is asked sees it.
+async fn users_of(client: &Client, node: &str) -> usize {
+    let (_, body) = client.get("/v1/cluster").await;
+    let cluster: Value = serde_json::from_str(&body).unwrap();
+    let nodes = cluster["nodes"].as_array().unwrap();
+    let found = nodes.iter().find(|entry| entry["name"] == node);
+    found.and_then(|node| node["users"].as_u64()).unwrap().try_into().unwrap()
+}
+
 async fn owner(client: &Client, user: &str) -> String {
     let request = reqwest::Client::new().get(format!("{}/v1/sessions", client.http()));
     let answer = request.header("x-pilotlight-user", user).send().await.unwrap();
@@ -155,6 +164,43 @@ async fn request_waits_for_a_user_who_moves() {
         asked.spawn(async move { knows(&client, &user, &format!("{user}-amber")).await });
     }
     asked.join_all().await;
+}
+
+/// What is left for later calls, and the limit is that of all calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rebalance_lets_few_users_go_in_a_minute() {
+    const PER_MINUTE: usize = 2;
+    let Some(ground) = Ground::new().await else { return };
+    let users: Vec<String> = (0..16).map(|number| format!("mover-{number}")).collect();
+    let place = Arc::new(Place::new());
+    let config = format!("{}rebalance_per_minute = {PER_MINUTE}\n", ground.config("a"));
+    let a = Server::start(&place, &config).await;
+    for user in &users {
+        says(&a.client(), user, &format!("{user}-amber")).await;
+    }
+    let other = Arc::new(Place::new());
+    let _b = ground.node("b", &other).await;
+    let url = format!("{}/v1/cluster/rebalance", a.client().http());
+    let call = async || {
+        let answer = reqwest::Client::new().post(&url).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        [&answer["moved"], &answer["left"]].map(|count| count.as_u64().unwrap())
+    };
+    let [moved, left] = call().await;
+    assert!(moved == PER_MINUTE as u64 && left > 0, "{moved} {left}");
+    assert_eq!(call().await, [0, left]);
+    // A request that comes before has its user come back.
+    let stay = users.len() - PER_MINUTE;
+    eventually_some("they have left", SOON, async || {
+        (users_of(&a.client(), "a").await == stay).then_some(())
+    })
+    .await;
+    let mut gone = 0;
+    for user in &users {
+        gone += usize::from(owner(&a.client(), user).await == "b");
+    }
+    assert_eq!(gone, PER_MINUTE);
+    a.stop().await;
 }
 
 fn export(config: &Path, to: &Path, more: &[&str]) -> Output {

@@ -124,7 +124,6 @@ impl Shared {
             prefix: "/p/".to_owned(),
             ttl: Duration::from_secs(60),
             limits: Limits { users: 10, requests: 10 },
-            wait: SOON,
             max_owners: 10,
             clock: Clock::Boot,
         };
@@ -147,7 +146,7 @@ impl Here {
     /// Brings the user here for a request.
     async fn claim(&self) -> (Arc<Resident>, Granted) {
         let resident = self.house.admit(&self.node.user, self.hash());
-        match self.member.claim(self.hash()).await.unwrap() {
+        match self.member.claim(self.hash(), Instant::now() + SOON).await.unwrap() {
             Claimed::Here(granted) => (resident, granted),
             Claimed::Elsewhere(node) => panic!("at {node}"),
         }
@@ -376,7 +375,8 @@ async fn user_who_is_back_waits_for_its_files() {
     let mut there = shared.start(&Arc::new(Node::new()), true).await;
     let resident = there.house.admit(&there.node.user, there.hash());
     let (member, hash) = (there.member.clone(), there.hash());
-    let first = there.house.tasks.spawn(async move { member.claim(hash).await.map(drop) });
+    let first =
+        there.house.tasks.spawn(async move { member.claim(hash, Instant::now() + SOON).await.map(drop) });
     let Held { go_on, .. } = there.held().await;
     shared.bucket.set(|_, _, _| Fault::None);
     there.disown(&shared.ledger).await;

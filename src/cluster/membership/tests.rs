@@ -71,6 +71,11 @@ fn user(n: u8) -> UserHash {
     UserHash::from_bytes([n; 16])
 }
 
+/// Longer than a lease.
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(3)
+}
+
 fn settings(id: &str) -> MemberSettings {
     MemberSettings {
         id: id.parse().unwrap(),
@@ -78,7 +83,6 @@ fn settings(id: &str) -> MemberSettings {
         prefix: "/p/".into(),
         ttl: Duration::from_secs(2),
         limits: LIMITS,
-        wait: Duration::from_secs(3),
         max_owners: 1000,
         clock: Clock::Runtime(Instant::now() - Duration::from_secs(5)),
     }
@@ -98,14 +102,14 @@ async fn join(id: &str, store: &Memory) -> Node {
 
 impl<L> Node<L> {
     async fn here(&self, n: u8) -> Granted {
-        match self.member.claim(user(n)).await.unwrap() {
+        match self.member.claim(user(n), later()).await.unwrap() {
             Claimed::Here(granted) => granted,
             Claimed::Elsewhere(node) => panic!("at {node}"),
         }
     }
 
     async fn elsewhere(&self, n: u8) -> String {
-        match self.member.claim(user(n)).await.unwrap() {
+        match self.member.claim(user(n), later()).await.unwrap() {
             Claimed::Here(granted) => panic!("here: {granted:?}"),
             Claimed::Elsewhere(node) => node.to_string(),
         }
@@ -128,7 +132,7 @@ async fn requests_of_a_user_share_one_claim() {
     let before = store.with(|store| Store::revision(store));
     let claims = (0..20).map(|_| {
         let member = a.member.clone();
-        a.member.0.tasks.spawn(async move { member.claim(user(1)).await })
+        a.member.0.tasks.spawn(async move { member.claim(user(1), later()).await })
     });
     let mut granted = Vec::new();
     for claim in claims.collect::<Vec<_>>() {
@@ -203,7 +207,7 @@ async fn cut_off_node_stops_before_another_may_claim() {
     a.until(|state| state.machine.len() == 0).await;
     assert_eq!(a.count(|children| &children.stopped), 1);
     assert_eq!(b.elsewhere(1).await, "a");
-    assert_eq!(a.member.claim(user(2)).await.unwrap_err(), Refusal::Unavailable);
+    assert_eq!(a.member.claim(user(2), later()).await.unwrap_err(), Refusal::Unavailable);
     // Its lease ends, and the other node takes over.
     let key = a.member.0.keys.owner(user(1));
     while store.with(|store| store.get(&key).is_some()) {
@@ -225,7 +229,7 @@ async fn restore_is_dropped_when_the_lease_is_lost() {
     let a = join("a", &store).await;
     a.host.0.hangs.store(true, Ordering::SeqCst);
     let member = a.member.clone();
-    let claim = a.member.0.tasks.spawn(async move { member.claim(user(1)).await.map(|_| ()) });
+    let claim = a.member.0.tasks.spawn(async move { member.claim(user(1), later()).await.map(|_| ()) });
     a.host.0.events.notified().await;
     let lease = (*a.member.0.lease.borrow()).unwrap();
     store.with(|store| store.revoke(lease));
@@ -241,9 +245,9 @@ async fn failed_host_work_does_not_keep_the_user() {
     let store = Memory::new();
     let (a, b) = (join("a", &store).await, join("b", &store).await);
     a.host.0.fails.store(true, Ordering::SeqCst);
-    assert_eq!(a.member.claim(user(1)).await.unwrap_err(), Refusal::NotRestored);
+    assert_eq!(a.member.claim(user(1), later()).await.unwrap_err(), Refusal::NotRestored);
     a.host.0.panics.store(true, Ordering::SeqCst);
-    assert_eq!(a.member.claim(user(1)).await.unwrap_err(), Refusal::NotRestored);
+    assert_eq!(a.member.claim(user(1), later()).await.unwrap_err(), Refusal::NotRestored);
     a.until(|state| state.machine.len() == 0).await;
     drop(b.here(1).await);
     assert!(b.member.release(user(1), LONG).await);
@@ -264,7 +268,7 @@ async fn draining_node_lets_its_users_go() {
     drop(a.here(1).await);
     let working = a.here(2).await;
     a.member.drain(Drain::Now);
-    assert_eq!(a.member.claim(user(3)).await.unwrap_err(), Refusal::Draining);
+    assert_eq!(a.member.claim(user(3), later()).await.unwrap_err(), Refusal::Draining);
     a.until(|state| state.machine.len() == 1).await;
     drop(b.here(1).await);
     assert!(
@@ -278,7 +282,7 @@ async fn draining_node_lets_its_users_go() {
     assert!(!a.member.drained(Duration::from_secs(1)).await);
     // A request that waits for a draining user is sent on when the user has left.
     let member = a.member.clone();
-    let waits = a.member.0.tasks.spawn(async move { member.claim(user(2)).await.map(|_| ()) });
+    let waits = a.member.0.tasks.spawn(async move { member.claim(user(2), later()).await.map(|_| ()) });
     sleep(Duration::from_millis(100)).await;
     drop(working);
     assert_eq!(waits.await.unwrap(), Err(Refusal::Draining));
@@ -402,18 +406,31 @@ async fn only_a_dead_node_is_forgotten() {
     drop(b.here(7).await);
 }
 
+/// A user who is here is granted whatever the time.
+#[tokio::test(start_paused = true)]
+async fn claim_waits_no_longer_than_its_deadline() {
+    let a = join("a", &Memory::new()).await;
+    drop(a.here(1).await);
+    a.host.0.hangs.store(true, Ordering::SeqCst);
+    let deadline = Instant::now() + Duration::from_millis(700);
+    assert_eq!(a.member.claim(user(2), deadline).await.unwrap_err(), Refusal::Late);
+    let past = Instant::now() - deadline;
+    assert!(past < Duration::from_millis(10), "{past:?}");
+    assert!(matches!(a.member.claim(user(1), deadline).await, Ok(Claimed::Here(_))));
+}
+
 #[tokio::test(start_paused = true)]
 async fn abandoned_request_takes_back_its_ticket() {
     let store = Memory::new();
     let a = join("a", &store).await;
     a.host.0.hangs.store(true, Ordering::SeqCst);
     let member = a.member.clone();
-    let claim = a.member.0.tasks.spawn(async move { member.claim(user(1)).await.map(|_| ()) });
+    let claim = a.member.0.tasks.spawn(async move { member.claim(user(1), later()).await.map(|_| ()) });
     a.host.0.events.notified().await;
     claim.abort();
     assert!(claim.await.is_err());
     // The wait for a restore that hangs is bounded as well.
-    assert_eq!(a.member.claim(user(1)).await.unwrap_err(), Refusal::Unavailable);
+    assert_eq!(a.member.claim(user(1), later()).await.unwrap_err(), Refusal::Late);
     assert!(a.member.0.state().tickets.is_empty());
     drop(a);
 }
@@ -458,7 +475,7 @@ async fn leaving_stops_what_does_not_end() {
     sleep(LONG).await;
     let key = a.member.0.keys.node(&"a".parse().unwrap());
     assert!(store.with(|store| store.get(&key).is_none()));
-    assert_eq!(a.member.claim(user(2)).await.unwrap_err(), Refusal::Unavailable);
+    assert_eq!(a.member.claim(user(2), later()).await.unwrap_err(), Refusal::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]
@@ -501,9 +518,9 @@ async fn join_etcd(id: &str, cluster: &Cluster) -> Node<Etcd> {
 async fn taken_over(node: &Node<Etcd>, n: u8) -> Duration {
     let began = Instant::now();
     loop {
-        match node.member.claim(user(n)).await {
+        match node.member.claim(user(n), later()).await {
             Ok(Claimed::Here(_)) => return began.elapsed(),
-            Ok(Claimed::Elsewhere(_)) | Err(Refusal::Unavailable) => {}
+            Ok(Claimed::Elsewhere(_)) | Err(Refusal::Unavailable | Refusal::Late) => {}
             Err(other) => panic!("{other}"),
         }
         assert!(began.elapsed() < LONG);

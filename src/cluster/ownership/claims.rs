@@ -36,6 +36,19 @@ impl Ownership {
         }
     }
 
+    /// While something of a user runs, the request may be part of it: to wait for its end would be to wait for itself.
+    pub(super) fn wanted_again(&mut self, hash: UserHash, ticket: Ticket) {
+        let limit = self.limits.requests;
+        let user = self.users.get_mut(&hash).filter(|user| user.requests() < limit);
+        match user.map(|user| &mut user.state) {
+            Some(State::Owned(held)) if !held.running.is_empty() => {
+                held.running.push(ticket);
+                self.out.push(Action::Grant { ticket, user: hash, fence: held.fence });
+            }
+            _ => self.wanted(hash, ticket),
+        }
+    }
+
     pub(super) fn claim(&mut self, hash: UserHash, waiting: Vec<Ticket>) {
         let Lease::Held { id: lease, .. } = self.lease else {
             return self.refuse(waiting, Refusal::Unavailable);

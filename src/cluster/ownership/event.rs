@@ -45,6 +45,9 @@ pub(crate) enum Refusal {
     /// The ledger does not answer, or the lease of this node is lost.
     #[error("the cluster's ledger is not available")]
     Unavailable,
+    /// The request has waited long enough; the user may still come.
+    #[error("the user did not come to its node in time")]
+    Late,
     /// The node takes no further users. Another one may.
     #[error("the node is draining")]
     Draining,
@@ -84,6 +87,11 @@ pub(crate) enum CommitEnd {
 pub(crate) enum Event {
     /// A request wants a user. It is answered by a grant, a forward or a refusal.
     Wanted {
+        user: UserHash,
+        ticket: Ticket,
+    },
+    /// As `Wanted`, of a request that may have a grant already.
+    WantedAgain {
         user: UserHash,
         ticket: Ticket,
     },

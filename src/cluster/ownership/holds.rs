@@ -85,8 +85,7 @@ impl Ownership {
         let Some(user) = self.users.get_mut(&hash) else { return };
         if let State::Owned(held) = &user.state
             && (draining || held.leaving)
-            && held.running.is_empty()
-            && held.commit.is_none()
+            && held.rests()
         {
             let fence = held.fence;
             user.state = State::Closing(held.clone());

@@ -55,6 +55,11 @@ impl Held {
     pub(super) fn new(fence: Fence, stored: Stored) -> Self {
         Self { fence, stored, running: Vec::new(), leaving: false, commit: None }
     }
+
+    /// Nothing of the user runs.
+    pub(super) fn rests(&self) -> bool {
+        self.running.is_empty() && self.commit.is_none()
+    }
 }
 
 impl State {

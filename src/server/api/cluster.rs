@@ -12,7 +12,7 @@ use crate::server::api::error::ApiError;
 use crate::server::api::query::SessionQuery;
 use crate::server::app::App;
 
-/// Users that one call moves, by default and at most: each is fetched by another node with its next request.
+/// Users that one call moves, by default and at most.
 const MOVED: (usize, usize) = (100, 10_000);
 
 /// The nodes; none where this server is alone.
@@ -30,6 +30,7 @@ pub(crate) async fn drain(
     query: SessionQuery,
 ) -> Result<Json<ClusterStatus>, ApiError> {
     let cluster = of(&app, &query)?;
+    // A node that is about to stop drains already.
     cluster.drain(true);
     Ok(Json(cluster.status()))
 }
@@ -40,18 +41,22 @@ pub(crate) async fn resume(
     query: SessionQuery,
 ) -> Result<Json<ClusterStatus>, ApiError> {
     let cluster = of(&app, &query)?;
-    cluster.drain(false);
+    if !cluster.drain(false) {
+        let message = "this node is about to stop: it takes users again once it is started again";
+        return Err(ApiError::conflict("node_stopping", message.to_owned(), None));
+    }
     Ok(Json(cluster.status()))
 }
 
-/// Lets users go who rest here and have their place on another node.
+/// Lets users go who rest here and have their place on another node, as fast as `cluster.rebalance_per_minute` allows.
 pub(crate) async fn rebalance(
     State(app): State<Arc<App>>,
     query: SessionQuery,
 ) -> Result<Json<Value>, ApiError> {
     let cluster = of(&app, &query)?;
     let most = query.fields.limit(MOVED.0, MOVED.1)?;
-    Ok(Json(json!({ "moved": cluster.rebalance(most) })))
+    let (moved, left) = cluster.rebalance(most);
+    Ok(Json(json!({ "moved": moved, "left": left })))
 }
 
 /// Removes what a dead node has left in etcd.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::{Mutex, OnceLock};
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
+#[cfg(feature = "cluster")]
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "cluster")]
@@ -54,6 +56,8 @@ struct Routing {
     here: Mutex<Option<(UserId, Grant)>>,
     /// The user whom the credentials in the body have identified.
     identified: OnceLock<Owner>,
+    /// When the request has waited long enough for its user, here and on the node that gets it.
+    deadline: OnceLock<Instant>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,6 +126,17 @@ impl Caller {
     #[cfg(feature = "cluster")]
     pub(crate) fn served(&self) -> Option<(UserId, Grant)> {
         self.routing.here.lock_unpoisoned().clone()
+    }
+
+    /// Sets, once, when the request has waited long enough for its user. Returns what is set.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn routes_by(&self, deadline: Instant) -> Instant {
+        *self.routing.deadline.get_or_init(|| deadline)
+    }
+
+    #[cfg(feature = "cluster")]
+    pub(crate) fn route_deadline(&self) -> Option<Instant> {
+        self.routing.deadline.get().copied()
     }
 
     /// Notes whom the credentials in the body have identified, here or on the node that the caller reached.

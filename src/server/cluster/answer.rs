@@ -85,7 +85,8 @@ async fn here_or_there(
     caller: &Caller,
     form: ErrorForm,
 ) -> Response {
-    let deadline = Instant::now() + app.pilot.config().cluster.route_timeout;
+    // Also between two tries: a node that stops waits for it.
+    let _passing = side.passing.token();
     let (parts, body) = request.into_parts();
     // The body may be needed twice.
     let received = match app.bodies.receive(caller, body).await {
@@ -95,6 +96,7 @@ async fn here_or_there(
     let body: Bytes = received.bytes.clone();
     // The handler takes its own share of the memory for the same bytes.
     drop(received);
+    let deadline = caller.routes_by(side.cluster.route_deadline());
     loop {
         caller.route_again();
         let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
@@ -117,7 +119,7 @@ async fn here_or_there(
             response.extensions_mut().insert(BodyRead);
             return response;
         }
-        if Instant::now() >= deadline {
+        if Instant::now() + PAUSE >= deadline {
             return response;
         }
         sleep(PAUSE).await;

@@ -50,7 +50,7 @@ const BACKLOG: usize = 1024;
 /// Pause after a failed accept: without file descriptors the next one fails too, and retrying at once wastes CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Time after its connection in which a client sends its first request. A server that closes waits for it.
-const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(500);
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(1);
 /// Minimum interval between log lines about failed accepts.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 

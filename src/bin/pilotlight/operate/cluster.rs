@@ -75,7 +75,10 @@ pub(crate) fn run(options: &ClusterOptions) -> ExitCode {
             if server.json {
                 return show::json(&answer);
             }
-            show::line(&format!("{} users go to other nodes", answer["moved"]));
+            show::line(&format!(
+                "{} users go to other nodes, {} are left for later calls",
+                answer["moved"], answer["left"]
+            ));
             Ok(())
         }),
         Verb::Export { directory, config, running } => export(directory, config.clone(), *running),

@@ -2,9 +2,12 @@
 //!
 //! The other node believes it because the request is signed with the secret of the cluster. A key's digest stays here.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{Caller, Who};
 use crate::model::ids::UserId;
@@ -39,11 +42,14 @@ struct Found {
     /// The credentials were unknown.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_new: bool,
+    /// Milliseconds for which the request may still wait for its user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wait_ms: Option<u32>,
 }
 
 impl Found {
     fn is_empty(&self) -> bool {
-        self.owner.is_none()
+        self.owner.is_none() && self.wait_ms.is_none()
     }
 }
 
@@ -55,10 +61,13 @@ impl Caller {
             Who::Trusted { is_local } => (None, *is_local),
             Who::Key(key) => (Some(key.without_digest().ok()?), false),
         };
-        let found = self.identified().map_or_else(Found::default, |owner| Found {
-            owner: Some(hex::encode(owner.user().as_bytes())),
-            is_new: matches!(owner, Owner::New(_)),
-        });
+        let owner = self.identified();
+        let left = self.route_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let found = Found {
+            owner: owner.map(|owner| hex::encode(owner.user().as_bytes())),
+            is_new: matches!(owner, Some(Owner::New(_))),
+            wait_ms: left.map(|left| left.as_millis().try_into().unwrap_or(u32::MAX)),
+        };
         let identity =
             Identity { key, is_local, named: text(&self.named), default: text(&self.default), found };
         Some(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&identity).ok()?))
@@ -72,13 +81,17 @@ impl Caller {
             Some(text) => UserId::new(hex::decode(&text)?).ok().map(Some),
         };
         let (named, default) = (user(identity.named)?, user(identity.default)?);
-        let (found, is_new) = (user(identity.found.owner)?, identity.found.is_new);
+        let Found { owner, is_new, wait_ms } = identity.found;
+        let found = user(owner)?;
         let caller = match identity.key {
             Some(line) => Self::of_key(Entry::of_peer(&line)?.into(), named),
             None => Self::trusted(identity.is_local, named),
         };
         if let Some(user) = found {
             caller.identify(&if is_new { Owner::New(user) } else { Owner::Known(user) });
+        }
+        if let Some(left) = wait_ms {
+            caller.routes_by(Instant::now() + Duration::from_millis(left.into()));
         }
         Some(Self { is_forwarded: true, ..caller.or(default) })
     }
@@ -135,6 +148,22 @@ mod tests {
         );
     }
 
+    /// The other node waits for what is left of the time.
+    #[test]
+    fn time_to_wait_for_the_user_goes_along() {
+        let sent = |caller: &Caller| Caller::from_wire(caller.to_wire().unwrap().as_bytes()).unwrap();
+        let caller = Caller::trusted(true, None);
+        assert_eq!(sent(&caller).route_deadline(), None);
+        let deadline = caller.routes_by(Instant::now() + Duration::from_secs(60));
+        assert_eq!(caller.routes_by(deadline + Duration::from_secs(60)), deadline, "set once");
+        let began = Instant::now();
+        let there = sent(&caller).route_deadline().unwrap();
+        assert!(there > Instant::now() && there <= deadline + began.elapsed(), "{there:?} {deadline:?}");
+        let late = Caller::trusted(true, None);
+        late.routes_by(Instant::now());
+        assert!(sent(&late).route_deadline().unwrap() <= Instant::now());
+    }
+
     /// What each version has written, as it was: another version reads it, or refuses it for a reason.
     #[test]
     fn callers_of_other_versions_are_read() {
@@ -159,6 +188,8 @@ mod tests {
         };
         assert_eq!(wire(before), r#"{"is_local":true,"named":"616c696365"}"#);
         assert_eq!(wire(read(now).unwrap()), now);
+        let waits = r#"{"is_local":true,"found":{"wait_ms":0}}"#;
+        assert_eq!(wire(read(waits).unwrap()), waits);
     }
 
     #[test]
