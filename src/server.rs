@@ -276,6 +276,17 @@ impl Server {
         tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await.is_ok()
     }
 
+    /// As [`Self::connections_end`], as long as something passes to and from other nodes.
+    #[cfg(feature = "cluster")]
+    async fn passing_ends(&self) -> bool {
+        while self.app.passed_on().await {
+            if self.connections_end().await {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Drains, gives running turns `grace`, stops every child, then closes listeners and connections.
     pub async fn shutdown(self, grace: Duration) {
         #[cfg(feature = "cluster")]
@@ -298,17 +309,14 @@ impl Server {
         // All turns have ended: their ends are reported.
         tokio::join!(self.app.async_turns.settle(), self.app.replays.settle());
         self.webhooks.finish().await;
+        // Turns of other nodes get the same time as those here, and those that came last a time of their own.
         #[cfg(feature = "cluster")]
-        let closes_at = tokio::time::Instant::now();
+        self.app.closes_by(until.max(tokio::time::Instant::now() + grace.min(LAST_ANSWERS_WITHIN)));
         self.closing.gracefully.cancel();
         self.tasks.close();
         let have_ended = self.connections_end().await;
         #[cfg(feature = "cluster")]
-        let have_ended = have_ended || {
-            // Turns of other nodes get the same time as those here, and those that came last a time of their own.
-            self.app.passed_on(until.max(closes_at + grace.min(LAST_ANSWERS_WITHIN))).await;
-            self.connections_end().await
-        };
+        let have_ended = have_ended || self.passing_ends().await;
         self.app.audit.finish().await;
         if !have_ended {
             tracing::warn!(connections = self.tasks.len(), "connections were cut that did not end in time");

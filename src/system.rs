@@ -347,6 +347,12 @@ impl Pilotlight {
         self.shared().drain();
     }
 
+    /// Ends attached clients, each once it is idle.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn end_idle_clients(&self) {
+        self.shared().end_idle_clients();
+    }
+
     /// Drains, waits for running turns up to `grace`, then stops every child in order (interrupt, end of input,
     /// SIGTERM, kill of the tree). When it returns nothing that this instance started is left. Further calls wait for
     /// the first; a call that is dropped before its end leaves the rest to the next one.

@@ -415,6 +415,11 @@ impl Membership {
         self.0.until(within, |state| state.machine.len() == 0).await
     }
 
+    /// Whether this node has left: what it knows of others gets old.
+    pub(crate) fn has_left(&self) -> bool {
+        self.0.end.is_cancelled()
+    }
+
     /// Leaves the cluster: lets all users go within a time, ends the tasks and the lease. Users that are left are stopped.
     pub(crate) async fn leave(&self, within: Duration) -> Result<(), LedgerError> {
         self.drain(Drain::Now);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Cluster;
@@ -82,14 +82,21 @@ impl Cluster {
         deadline: Instant,
     ) -> Result<Route, RouteError> {
         let hash = UserHash::of(user);
-        if let Some(node) = self.elsewhere(hash, unowned) {
+        if !self.membership.has_left()
+            && let Some(node) = self.elsewhere(hash, unowned)
+        {
             return self.address(hash, node).await;
         }
         if self.has_left(hash) {
-            // What this node knows of the others gets old.
-            let owner = self.membership.locate(hash).await?.filter(|node| node != self.membership.id());
-            let node = owner.or_else(|| self.place_elsewhere(hash)).ok_or(Refusal::Draining)?;
-            return self.address(hash, node).await;
+            let node = match timeout_at(deadline, self.membership.locate(hash)).await {
+                Ok(Ok(owner)) => {
+                    owner.filter(|node| node != self.membership.id()).or_else(|| self.place_elsewhere(hash))
+                }
+                // What was known last.
+                Ok(Err(error)) => Some(self.elsewhere(hash, unowned).ok_or(error)?),
+                Err(_) => self.elsewhere(hash, unowned),
+            };
+            return self.address(hash, node.ok_or(Refusal::Draining)?).await;
         }
         match self.claim(user, hash, deadline).await {
             Ok((Claimed::Here(granted), request, stay)) => {

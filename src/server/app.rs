@@ -242,6 +242,7 @@ impl App {
     #[cfg(feature = "cluster")]
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
+        self.pilot.end_idle_clients();
     }
 
     pub(super) fn drain(&self) {

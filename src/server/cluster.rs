@@ -12,7 +12,7 @@ mod merge;
 mod peer;
 mod tls;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::http::HeaderName;
 use tokio::time::{Instant, timeout_at};
@@ -43,12 +43,19 @@ pub(super) struct ClusterSide {
     forwarder: Forwarder,
     /// Requests that may go to another node, and answers of other nodes that are passed through.
     passing: TaskTracker,
+    /// When this node, which stops, cuts what still passes. What is not passed on by then is answered with an error.
+    closes_by: OnceLock<Instant>,
 }
 
 impl ClusterSide {
     pub(super) fn new(cluster: Arc<Cluster>, peers: Arc<Peers>) -> Self {
         let forwarder = Forwarder::new(&peers.tls);
-        Self { cluster, peers, forwarder, passing: TaskTracker::new() }
+        Self { cluster, peers, forwarder, passing: TaskTracker::new(), closes_by: OnceLock::new() }
+    }
+
+    /// The deadline of a request, if this node is not to close before it.
+    fn at_close(&self, deadline: Instant) -> Instant {
+        self.closes_by.get().map_or(deadline, |close| deadline.min(*close))
     }
 
     /// Why this node takes no requests of new users.
@@ -58,11 +65,22 @@ impl ClusterSide {
 }
 
 impl App {
-    /// Returns when nothing goes to another node and no answer of one is passed through any more, and at `until` at the latest.
-    pub(super) async fn passed_on(&self, until: Instant) {
-        let Some(side) = &self.cluster else { return };
+    /// Sets when requests and answers that pass through this node are cut.
+    pub(super) fn closes_by(&self, until: Instant) {
+        if let Some(side) = &self.cluster {
+            side.closes_by.set(until).ok();
+        }
+    }
+
+    /// Waits until nothing passes through this node any more, until it is to be cut at the latest. False if nothing had passed, or
+    /// it was to be cut before.
+    pub(super) async fn passed_on(&self) -> bool {
+        let Some(side) = self.cluster.as_ref().filter(|side| !side.passing.is_empty()) else { return false };
+        let now = Instant::now();
+        let Some(until) = side.closes_by.get().filter(|until| now < **until) else { return false };
         side.passing.close();
-        timeout_at(until, side.passing.wait()).await.ok();
+        timeout_at(*until, side.passing.wait()).await.ok();
+        true
     }
 
     /// Has what the server knows of a user written and forgotten when the user leaves this node.
@@ -88,7 +106,7 @@ impl App {
         // Where a request comes from another node, that one has chosen this one.
         let unowned = if caller.is_forwarded() { Unowned::Claim } else { Unowned::Place };
         let own = side.cluster.route_deadline();
-        let deadline = caller.route_deadline().map_or(own, |deadline| deadline.min(own));
+        let deadline = side.at_close(caller.route_deadline().map_or(own, |deadline| deadline.min(own)));
         match side.cluster.route(user, unowned, deadline).await {
             Ok(Route::Here(grant)) => {
                 caller.routed(user, grant);

@@ -382,7 +382,7 @@ async fn serve(
     if let Some(shim) = shim {
         mailbox.send(LifecycleEvent::Started(Started { pid, shim }, running.handle()));
     }
-    let exit = running.run(stop.clone(), plan.sessions.draining.clone()).await;
+    let exit = running.run(stop.clone(), plan.sessions.idle_clients_end.clone()).await;
     journaling::close(plan);
     record_stop(plan, &exit);
     match exit.refusal {

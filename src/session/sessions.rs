@@ -58,6 +58,8 @@ pub(crate) struct Sessions {
     turns: AtomicU64,
     /// Cancelled once no new turns are taken.
     pub(super) draining: CancellationToken,
+    /// Cancelled once attached clients end that are idle.
+    pub(super) idle_clients_end: CancellationToken,
     /// The next start fails for want of file descriptors.
     #[cfg(feature = "failpoints")]
     pub(crate) fails_start: AtomicBool,
@@ -84,6 +86,7 @@ impl Sessions {
             open_turns: TaskTracker::new(),
             turns: AtomicU64::new(0),
             draining: CancellationToken::new(),
+            idle_clients_end: CancellationToken::new(),
             #[cfg(feature = "failpoints")]
             fails_start: AtomicBool::new(false),
             env,
@@ -118,5 +121,11 @@ impl Sessions {
     /// Refuses new turns from now on.
     pub(crate) fn drain(&self) {
         self.draining.cancel();
+        self.end_idle_clients();
+    }
+
+    /// Ends attached clients, each once it is idle. Until then they keep their users on this node of a cluster.
+    pub(crate) fn end_idle_clients(&self) {
+        self.idle_clients_end.cancel();
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::asker::{Asker, End, now};
+use crate::common::attached::Attached;
 use crate::common::program::Answer;
 use crate::common::{SOON, UNTIL_GO, eventually, eventually_some, installed, layout};
 use crate::history;
@@ -27,7 +28,8 @@ const DRAINS_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_of_100_sessions_fails_no_request() {
-    let Some(mut cluster) = Nodes::start(3, &format!("{SIM}{LONG_LEASE}")).await else { return };
+    let config = format!("drain_timeout = \"20s\"\n{SIM}{LONG_LEASE}");
+    let Some(mut cluster) = Nodes::start(3, &config).await else { return };
     let names: Vec<_> = (0..USERS * CONVERSATIONS)
         .map(|number| (format!("drained-{}", number / CONVERSATIONS), format!("c{}", number % CONVERSATIONS)))
         .collect();
@@ -170,19 +172,22 @@ async fn stopping_node_does_not_take_users_again() {
 /// A request that comes with the last connections of a node that stops is answered, however long its turn takes elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn last_request_of_a_stopping_node_is_answered() {
-    /// Longer than connections without a request are given.
-    const TURN: &str = "[[sleep:4000]]late-word";
+    /// Longer than connections are given through which nothing passes.
+    const TURN: &str = "[[sleep:6000]]late-word";
     /// Less than a server waits for the first request of a new connection.
     const PAUSE: Duration = Duration::from_millis(20);
-    let Some(mut cluster) = Nodes::start(2, &format!("{SIM}{LONG_LEASE}")).await else { return };
+    let config = format!("drain_timeout = \"20s\"\n{SIM}{LONG_LEASE}");
+    let Some(mut cluster) = Nodes::start(2, &config).await else { return };
     let asker = Asker::new("alice", "default");
     assert!(asker.ask(&cluster.sites()[0], "first-word").await.is_good());
     let passes = 1 - cluster.owner(0, "alice").await;
     let address = cluster.sites()[passes].strip_prefix("http://").unwrap().to_owned();
-    let mut last = TcpStream::connect(&address).await.unwrap();
+    let mut last = [TcpStream::connect(&address).await.unwrap(), TcpStream::connect(&address).await.unwrap()];
     let asking = async {
         while let Ok(another) = TcpStream::connect(&address).await {
-            last = another;
+            // Of two: the newest may have come when nobody accepted any more.
+            last.rotate_left(1);
+            last[1] = another;
             tokio::time::sleep(PAUSE).await;
         }
         // Nothing listens any more.
@@ -192,6 +197,7 @@ async fn last_request_of_a_stopping_node_is_answered() {
              content-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len(),
         );
+        let [mut last, _] = last;
         last.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
         let mut answer = String::new();
         last.read_to_string(&mut answer).await.unwrap();
@@ -199,5 +205,27 @@ async fn last_request_of_a_stopping_node_is_answered() {
     };
     let (answer, ()) = tokio::join!(asking, cluster.nodes[passes].stop());
     assert!(answer.contains("late-word") && answer.contains("[DONE]"), "{answer:?}");
+    history::check(&cluster).await;
+}
+
+/// An attached client keeps its user on a node: one that is idle ends when the node stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_attached_client_holds_up_no_stop() {
+    // Longer than a stop may take.
+    let config = format!("drain_timeout = \"60s\"\n{SIM}[attach]\nconnections = 8\n{LONG_LEASE}");
+    let Some(mut cluster) = Nodes::start(2, &config).await else { return };
+    let (asker, sites) = (Asker::new("alice", "default"), cluster.sites());
+    assert!(asker.ask(&sites[0], "first-word").await.is_good());
+    let owner = cluster.owner(0, "alice").await;
+    let mut client = Attached::start(cluster.nodes[owner].place(), "alice", &[], &[]);
+    assert_eq!(client.turn("[[say:second-word]]").await["result"], "second-word");
+    cluster.nodes[owner].stop().await;
+    let recalled = asker.ask(&sites[1 - owner], "[[recall]]").await;
+    assert!(
+        recalled.text().contains("first-word") && recalled.text().contains("second-word"),
+        "{recalled:?}"
+    );
+    let (code, errors) = client.end().await;
+    assert!(code == 1 && errors.contains("the server is stopping"), "{code} {errors}");
     history::check(&cluster).await;
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::forward::ForwardError;
+use super::lost::is_of_turn;
 use super::{ClusterSide, NODE_HEADER};
 use crate::cluster::{Grant, NodeAddress};
 use crate::error::TurnError;
@@ -85,8 +86,6 @@ async fn here_or_there(
     caller: &Caller,
     form: ErrorForm,
 ) -> Response {
-    // Also between two tries: a node that stops waits for it.
-    let _passing = side.passing.token();
     let (parts, body) = request.into_parts();
     // The body may be needed twice.
     let received = match app.bodies.receive(caller, body).await {
@@ -96,6 +95,8 @@ async fn here_or_there(
     let body: Bytes = received.bytes.clone();
     // The handler takes its own share of the memory for the same bytes.
     drop(received);
+    // Also between two tries: a node that stops waits for it.
+    let _passing = side.passing.token();
     let deadline = caller.routes_by(side.cluster.route_deadline());
     loop {
         caller.route_again();
@@ -119,7 +120,7 @@ async fn here_or_there(
             response.extensions_mut().insert(BodyRead);
             return response;
         }
-        if Instant::now() + PAUSE >= deadline {
+        if Instant::now() + PAUSE >= side.at_close(deadline) {
             return response;
         }
         sleep(PAUSE).await;
@@ -136,7 +137,9 @@ async fn there(
     form: ErrorForm,
 ) -> Result<Option<Response>, ApiError> {
     // A machine that has vanished ends no connection.
-    let (gone, passing) = (side.cluster.gone(&node.id), side.passing.token());
+    let gone = side.cluster.gone(&node.id);
+    // A view may go on for as long as its client looks.
+    let passing = is_of_turn(&request.0.uri).then(|| side.passing.token());
     let gone = async move {
         gone.await;
         drop(passing);

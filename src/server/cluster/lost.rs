@@ -39,6 +39,13 @@ const ENDS: [&[u8]; 6] = [
     b"event: response.failed\n",
 ];
 
+/// Whether the answer ends with a turn. Views of what happens do not.
+pub(super) fn is_of_turn(uri: &Uri) -> bool {
+    let path = uri.path();
+    let is_view = path.starts_with("/v1/events") || path == "/v1/happenings" || path.ends_with("/live");
+    !is_view
+}
+
 impl EndsOnLoss {
     /// Wraps the body of an event stream; others are whole before they begin.
     pub(super) fn wrap(response: Response, form: ErrorForm, uri: &Uri, gone: Gone) -> Response {
@@ -47,7 +54,7 @@ impl EndsOnLoss {
         if !is_stream {
             return response;
         }
-        let is_turn = !uri.path().starts_with("/v1/events") && !uri.path().ends_with("/live");
+        let is_turn = is_of_turn(uri);
         let last = last_event(&ApiError::node_lost(), form, is_turn);
         response.map(|body| {
             Body::new(Self { body: Some(body), last, is_whole: true, is_last: false, is_turn, gone })
@@ -132,6 +139,20 @@ mod tests {
 
     fn lost() -> std::io::Error {
         std::io::ErrorKind::ConnectionReset.into()
+    }
+
+    #[test]
+    fn views_are_of_no_turn() {
+        for (path, is_turn) in [
+            ("/v1/messages", true),
+            ("/v1/sessions/a/events", true),
+            ("/v1/turns/a/events", true),
+            ("/v1/events/stream", false),
+            ("/v1/happenings", false),
+            ("/v1/sessions/a/live", false),
+        ] {
+            assert_eq!(is_of_turn(&Uri::from_static(path)), is_turn, "{path}");
+        }
     }
 
     #[tokio::test]

@@ -30,12 +30,12 @@ const BALANCER: &str = include_str!("../../../examples/deploy/haproxy.cfg");
 const PODS: &str = include_str!("../../../examples/deploy/kubernetes/pilotlight.yaml");
 const ETCD_PODS: &str = include_str!("../../../examples/deploy/kubernetes/etcd.yaml");
 
-/// Maximum time of a request to etcd.
-const LEDGER: Duration = Duration::from_secs(5);
+/// Maximum time of requests to etcd and of the last answers that are passed on, as docs/scale.md says.
+const LAST: Duration = Duration::from_secs(20);
 
 /// The longest orderly stop of a node: users are handed over, the lease is given back, and what is left stops.
 fn leave(config: &Config) -> Duration {
-    config.drain_timeout + config.cluster.lease + LEDGER + stop(config)
+    config.drain_timeout + config.cluster.lease + LAST + stop(config)
 }
 
 /// The lines of a text that are neither empty nor comments, without what names the host.
