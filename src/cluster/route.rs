@@ -38,6 +38,12 @@ pub(crate) struct Grant {
     pub(super) stay: CancellationToken,
 }
 
+/// A user whom a request wants.
+enum Held {
+    Here(Grant),
+    Elsewhere(NodeId),
+}
+
 /// A node, and where other nodes reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeAddress {
@@ -99,10 +105,8 @@ impl Cluster {
             return self.address(hash, node.ok_or(Refusal::Draining)?).await;
         }
         match self.claim(user, hash, deadline).await {
-            Ok((Claimed::Here(granted), request, stay)) => {
-                Ok(Route::Here(Grant { _request: Arc::new(request), _granted: Arc::new(granted), stay }))
-            }
-            Ok((Claimed::Elsewhere(node), ..)) => self.address(hash, node).await,
+            Ok(Held::Here(grant)) => Ok(Route::Here(grant)),
+            Ok(Held::Elsewhere(node)) => self.address(hash, node).await,
             // Another node may take the user. It was asked already if the request came from there.
             Err(Refusal::Draining | Refusal::Full) if unowned == Unowned::Place => {
                 let until = deadline.min(Instant::now() + PUBLISHED_WITHIN);
@@ -126,20 +130,9 @@ impl Cluster {
         if self.elsewhere(hash, Unowned::Claim).is_some() || self.has_left(hash) {
             return None;
         }
-        let resident = self.house.admit(user, hash);
-        resident.used_now();
-        let request = InProgress::of(&resident);
-        let claimed = self.membership.claim_again(hash, self.route_deadline()).await;
-        let stay = resident.stay();
-        drop(resident);
-        match claimed {
-            Ok(Claimed::Here(granted)) => {
-                Some(Grant { _request: Arc::new(request), _granted: Arc::new(granted), stay })
-            }
-            Ok(Claimed::Elsewhere(_)) | Err(_) => {
-                self.house.dismiss_unless_here(hash);
-                None
-            }
+        match self.hold(user, hash, self.membership.claim_again(hash, self.route_deadline())).await {
+            Ok(Held::Here(grant)) => Some(grant),
+            Ok(Held::Elsewhere(_)) | Err(_) => None,
         }
     }
 
@@ -157,31 +150,42 @@ impl Cluster {
         (node != *self.membership.id()).then_some(node)
     }
 
-    async fn claim(
+    /// Waits for a claim of a user, who is in use from now on.
+    async fn hold(
         &self,
         user: &UserId,
         hash: UserHash,
-        deadline: Instant,
-    ) -> Result<(Claimed, InProgress, CancellationToken), Refusal> {
-        let is_new = self.membership.stored(hash).is_none();
+        claiming: impl Future<Output = Result<Claimed, Refusal>>,
+    ) -> Result<Held, Refusal> {
         let resident = self.house.admit(user, hash);
         resident.used_now();
         let request = InProgress::of(&resident);
-        let began = Instant::now();
-        let claimed = self.membership.claim(hash, deadline).await;
+        let claimed = claiming.await;
         let stay = resident.stay();
         drop(resident);
         if !matches!(claimed, Ok(Claimed::Here(_))) {
             self.house.dismiss_unless_here(hash);
         }
+        Ok(match claimed? {
+            Claimed::Here(granted) => {
+                Held::Here(Grant { _request: Arc::new(request), _granted: Arc::new(granted), stay })
+            }
+            Claimed::Elsewhere(node) => Held::Elsewhere(node),
+        })
+    }
+
+    async fn claim(&self, user: &UserId, hash: UserHash, deadline: Instant) -> Result<Held, Refusal> {
+        let is_new = self.membership.stored(hash).is_none();
+        let began = Instant::now();
+        let held = self.hold(user, hash, self.membership.claim(hash, deadline)).await;
         if is_new {
             let metrics = &self.house.metrics;
-            match &claimed {
-                Ok(Claimed::Here(_)) => {
+            match &held {
+                Ok(Held::Here(_)) => {
                     metrics.claim.record(began.elapsed().as_secs_f64());
                     metrics.claims.increment(ClaimResult::Won);
                 }
-                Ok(Claimed::Elsewhere(_)) => metrics.claims.increment(ClaimResult::Owned),
+                Ok(Held::Elsewhere(_)) => metrics.claims.increment(ClaimResult::Owned),
                 // Another node gets the user.
                 Err(Refusal::Draining | Refusal::Full) => {}
                 // The request had waited elsewhere: nothing is known to be wrong here.
@@ -190,7 +194,7 @@ impl Cluster {
                 Err(_) => metrics.claims.increment(ClaimResult::Failed),
             }
         }
-        claimed.map(|claimed| (claimed, request, stay))
+        held
     }
 
     async fn address(&self, hash: UserHash, id: NodeId) -> Result<Route, RouteError> {

@@ -57,7 +57,7 @@ pub(crate) struct Sessions {
     pub(crate) open_turns: TaskTracker,
     turns: AtomicU64,
     /// Cancelled once no new turns are taken.
-    pub(super) draining: CancellationToken,
+    draining: CancellationToken,
     /// Cancelled once attached clients end that are idle.
     pub(super) idle_clients_end: CancellationToken,
     /// The next start fails for want of file descriptors.

@@ -118,14 +118,20 @@ async fn drain_of_100_sessions_fails_no_request() {
     assert!(history::check(&cluster).await >= names.len());
 }
 
+/// Two nodes, one of which has a user who has said `first-word`; and which one.
+async fn begun(config: &str) -> Option<(Nodes, Asker, usize)> {
+    let cluster = Nodes::start(2, config).await?;
+    let asker = Asker::new("alice", "default");
+    assert!(asker.ask(&cluster.sites()[0], "first-word").await.is_good());
+    let owner = cluster.owner(0, "alice").await;
+    Some((cluster, asker, owner))
+}
+
 /// A node that is drained by an operator gives its users away and takes others again on request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drained_node_takes_users_again() {
-    let Some(cluster) = Nodes::start(2, &format!("{SIM}{LONG_LEASE}")).await else { return };
-    let asker = Asker::new("alice", "default");
+    let Some((cluster, asker, owner)) = begun(&format!("{SIM}{LONG_LEASE}")).await else { return };
     let sites = cluster.sites();
-    assert!(asker.ask(&sites[0], "first-word").await.is_good());
-    let owner = cluster.owner(0, "alice").await;
     cluster.post(owner, "drain").await;
     assert!(asker.ask(&sites[owner], "[[recall]]").await.text().contains("first-word"));
     assert_eq!(cluster.owner(owner, "alice").await, 1 - owner, "the other node has the user");
@@ -140,13 +146,11 @@ async fn drained_node_takes_users_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_node_does_not_take_users_again() {
     let config = format!("drain_timeout = \"20s\"\n{SIM}[permissions]\npolicy = \"allow\"\n{LONG_LEASE}");
-    let Some(mut cluster) = Nodes::start(2, &config).await else { return };
-    let (asker, sites) = (Asker::new("alice", "default"), cluster.sites());
-    assert!(asker.ask(&sites[0], "first-word").await.is_good());
-    let owner = cluster.owner(0, "alice").await;
+    let Some((mut cluster, asker, owner)) = begun(&config).await else { return };
+    let sites = cluster.sites();
     let (here, there) = (sites[owner].clone(), sites[1 - owner].clone());
     let mut running = JoinSet::new();
-    let turn = Asker::new("alice", "default");
+    let turn = asker.clone();
     running.spawn(async move { turn.ask(&here, UNTIL_GO).await });
     let data = cluster.nodes[owner].place().data_dir();
     let work = layout::session_dir(&data, "alice", "default").join("work");
@@ -177,10 +181,8 @@ async fn last_request_of_a_stopping_node_is_answered() {
     /// Less than a server waits for the first request of a new connection.
     const PAUSE: Duration = Duration::from_millis(20);
     let config = format!("drain_timeout = \"20s\"\n{SIM}{LONG_LEASE}");
-    let Some(mut cluster) = Nodes::start(2, &config).await else { return };
-    let asker = Asker::new("alice", "default");
-    assert!(asker.ask(&cluster.sites()[0], "first-word").await.is_good());
-    let passes = 1 - cluster.owner(0, "alice").await;
+    let Some((mut cluster, _, owner)) = begun(&config).await else { return };
+    let passes = 1 - owner;
     let address = cluster.sites()[passes].strip_prefix("http://").unwrap().to_owned();
     let mut last = [TcpStream::connect(&address).await.unwrap(), TcpStream::connect(&address).await.unwrap()];
     let asking = async {
@@ -213,10 +215,8 @@ async fn last_request_of_a_stopping_node_is_answered() {
 async fn idle_attached_client_holds_up_no_stop() {
     // Longer than a stop may take.
     let config = format!("drain_timeout = \"60s\"\n{SIM}[attach]\nconnections = 8\n{LONG_LEASE}");
-    let Some(mut cluster) = Nodes::start(2, &config).await else { return };
-    let (asker, sites) = (Asker::new("alice", "default"), cluster.sites());
-    assert!(asker.ask(&sites[0], "first-word").await.is_good());
-    let owner = cluster.owner(0, "alice").await;
+    let Some((mut cluster, asker, owner)) = begun(&config).await else { return };
+    let sites = cluster.sites();
     let mut client = Attached::start(cluster.nodes[owner].place(), "alice", &[], &[]);
     assert_eq!(client.turn("[[say:second-word]]").await["result"], "second-word");
     cluster.nodes[owner].stop().await;
